@@ -1,0 +1,157 @@
+"""What one run leaves to the next, and its form on disk (pure).
+
+One gzip member holding one JSON object, made to be read by people: `gunzip -c FILE | jq`. Versions are strings in JSON,
+since they may have 128 bits and most readers have 53.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import msgspec
+
+from job.change import Known
+from job.errors import CheckpointUnusable
+from job.ports import Identity
+
+SCHEMA = 1
+KEPT_RUNS = 100
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What a checkpoint is about. Its version and inventory mean nothing for another scope (R6)."""
+
+    cluster: str
+    resource: str
+    namespace: str
+    """Empty for all namespaces."""
+    selector: str
+    sink: str
+    """The sink's URL, without credentials."""
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """One run, in a line."""
+
+    run_id: str
+    started_at: str
+    seconds: float
+    start: str
+    """`resumed`, or why there was a listing."""
+    age_seconds: float | None
+    """How old the checkpoint was, None on a first run."""
+    exit_code: int
+    published: dict[str, int]
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The position in the history of one scope.
+
+    Everything up to `version` is acknowledged by the sink. While `listed` is above it, a listing at `listed` is only
+    partly published: the inventory says which part (R1).
+    """
+
+    scope: Scope
+    identity: Identity = Identity()
+    epoch: int = 0
+    version: int = 0
+    listed: int = 0
+    inventory: dict[str, Known] = msgspec.field(default_factory=dict)
+    run_id: str = ""
+    sequence: int = 0
+    saved_at: str = ""
+    audited_at: str = ""
+    """When the inventory was last compared with the server's own past (R9)."""
+    runs: tuple[RunRecord, ...] = ()
+
+
+class _Stored(msgspec.Struct, omit_defaults=False):
+    """The JSON object."""
+
+    schema: int
+    scope: Scope
+    identity: Identity
+    epoch: int
+    resourceVersion: str  # noqa: N815 - Kubernetes' own spelling, as a reader expects it
+    listed: str
+    run_id: str
+    sequence: int
+    saved_at: str
+    audited_at: str
+    runs: list[RunRecord]
+    inventory: dict[str, tuple[str, str, str, str | None, bool]]
+    """uid -> namespace, name, resourceVersion, phase, deleted."""
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+_decode_schema = msgspec.json.Decoder(_Schema).decode
+_decode = msgspec.json.Decoder(_Stored).decode
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """The bytes that a store keeps; the same checkpoint always gives the same bytes."""
+    stored = _Stored(
+        schema=SCHEMA,
+        scope=checkpoint.scope,
+        identity=checkpoint.identity,
+        epoch=checkpoint.epoch,
+        resourceVersion=str(checkpoint.version),
+        listed=str(checkpoint.listed),
+        run_id=checkpoint.run_id,
+        sequence=checkpoint.sequence,
+        saved_at=checkpoint.saved_at,
+        audited_at=checkpoint.audited_at,
+        runs=list(checkpoint.runs[-KEPT_RUNS:]),
+        inventory={
+            uid: (known.namespace, known.name, str(known.version), known.phase, known.deleted)
+            for uid, known in checkpoint.inventory.items()
+        },
+    )
+    return gzip.compress(msgspec.json.encode(stored), compresslevel=1, mtime=0)
+
+
+def decode(data: bytes) -> Checkpoint:
+    """The opposite of `encode`. Raises `CheckpointUnusable` for anything else: damaged is never the same as absent."""
+    try:
+        text = gzip.decompress(data)
+        schema = _decode_schema(text).schema
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _unreadable(data, error) from error
+    if schema != SCHEMA:
+        message = f"it has schema {schema}, and this version of workflow-watcher reads schema {SCHEMA}"
+        raise CheckpointUnusable(message)
+    try:
+        stored = _decode(text)
+        return Checkpoint(
+            scope=stored.scope,
+            identity=stored.identity,
+            epoch=stored.epoch,
+            version=_version(stored.resourceVersion),
+            listed=_version(stored.listed),
+            inventory={
+                uid: Known(namespace, name, _version(version), phase, deleted)
+                for uid, (namespace, name, version, phase, deleted) in stored.inventory.items()
+            },
+            run_id=stored.run_id,
+            sequence=stored.sequence,
+            saved_at=stored.saved_at,
+            audited_at=stored.audited_at,
+            runs=tuple(stored.runs),
+        )
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable(data, error) from error
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        message = f"{text!r} is not a resourceVersion"
+        raise ValueError(message)
+    return int(text)
+
+
+def _unreadable(data: bytes, error: Exception) -> CheckpointUnusable:
+    return CheckpointUnusable(f"its {len(data)} bytes cannot be read ({error})")

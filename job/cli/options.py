@@ -1,0 +1,132 @@
+"""Every option, once. Each has an environment variable of its own: `kubectl create job --from` takes no arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from job.logs import LogFormat
+from job.settings import Initial
+
+Resource = Annotated[
+    str,
+    typer.Option(
+        "--resource",
+        envvar="WATCHER_RESOURCE",
+        metavar="PLURAL.VERSION.GROUP",
+        help="What to watch, as kubectl spells it; the core group is empty, as in pods.v1.",
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        envvar="WATCHER_NAMESPACE",
+        metavar="NAME",
+        help="Watch one namespace.",
+        show_default="the context's or the pod's",
+    ),
+]
+AllNamespaces = Annotated[
+    bool,
+    typer.Option("--all-namespaces", "-A", envvar="WATCHER_ALL_NAMESPACES", help="Watch all namespaces."),
+]
+LabelSelector = Annotated[
+    str,
+    typer.Option(
+        "--selector",
+        "-l",
+        envvar="WATCHER_SELECTOR",
+        metavar="LABELS",
+        help="Only objects whose labels match when they are first seen; kubectl's grammar, evaluated here.",
+    ),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig",
+        envvar="WATCHER_KUBECONFIG",
+        metavar="PATH",
+        help="How to reach the cluster.",
+        show_default="in a pod its service account, else as kubectl",
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        envvar="WATCHER_CONTEXT",
+        metavar="NAME",
+        help="The kubeconfig's context.",
+        show_default="the current one",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        envvar="WATCHER_CLUSTER",
+        metavar="NAME",
+        help="Name of the cluster, in ce-source and in the checkpoint.",
+        show_default="the context's cluster; required in a pod",
+    ),
+]
+Sink = Annotated[
+    str | None,
+    typer.Option(
+        "--sink",
+        envvar="WATCHER_SINK",
+        metavar="URL",
+        help="Where messages go: stdout: or file:PATH.jsonl.",
+        show_default="stdout:; required in a pod",
+    ),
+]
+CheckpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        envvar="WATCHER_CHECKPOINT",
+        metavar="URL",
+        help="Where the position is kept: file:PATH, or file:FOLDER/ to have the file named by cluster, namespace and "
+        "resource.",
+        show_default="a file in the user's state folder, named by all that it depends on; required in a pod",
+    ),
+]
+Window = Annotated[
+    str,
+    typer.Option(
+        "--window",
+        envvar="WATCHER_WINDOW",
+        metavar="DURATION",
+        help="How long to watch, as in 55s or 4m30s; 0s catches up and exits.",
+    ),
+]
+FirstRun = Annotated[
+    Initial,
+    typer.Option(
+        "--initial",
+        envvar="WATCHER_INITIAL",
+        help="What a first run does with the objects that exist.",
+    ),
+]
+ResourceVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--resource-version",
+        envvar="WATCHER_RESOURCE_VERSION",
+        metavar="VERSION",
+        help="Start at this version of the cluster; only where there is no checkpoint yet.",
+        show_default="now",
+    ),
+]
+Format = Annotated[
+    LogFormat | None,
+    typer.Option(
+        "--log-format",
+        envvar="WATCHER_LOG_FORMAT",
+        help="How lines on stderr look.",
+        show_default="console on a terminal, else json",
+    ),
+]

@@ -1,0 +1,52 @@
+"""What a run says to people: one line on stderr, and the same as a pod's termination message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from job.logs import LogFormat, json_line
+from job.run.summary import Summary
+
+_TERMINATION_LOG = Path("/dev/termination-log")
+_MOST_BYTES = 4096
+"""Kubernetes keeps this much of a termination message."""
+
+
+def default_format() -> LogFormat:
+    """Lines for people where people look."""
+    return LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
+
+
+def complain(message: str, log_format: LogFormat | None = None) -> None:
+    """Say why nothing was done."""
+    if (log_format or default_format()) is LogFormat.CONSOLE:
+        print(f"workflow-watcher: {message}", file=sys.stderr)
+    else:
+        print(json_line("ERROR", "run.refused", message), file=sys.stderr)
+
+
+def summarise(summary: Summary, log_format: LogFormat) -> None:
+    """Print the summary line, and leave it where Kubernetes looks for it."""
+    if not summary.start and summary.error:
+        complain(str(summary.error), log_format)
+        _leave(json_line("ERROR", "run.refused", str(summary.error)))
+        return
+    severity = "ERROR" if summary.error else "INFO"
+    line = json_line(severity, "run.finished", summary.sentence(), **summary.fields())
+    if summary.error and log_format is LogFormat.CONSOLE:
+        complain(str(summary.error), log_format)
+    print(line, file=sys.stderr, flush=True)
+    _leave(line)
+
+
+def _leave(line: str) -> None:
+    named = os.environ.get("WATCHER_TERMINATION_LOG")
+    path = Path(named) if named else _TERMINATION_LOG
+    if not named and not path.exists():
+        return
+    try:
+        path.write_bytes(line.encode()[:_MOST_BYTES])
+    except OSError as error:  # the run is over and well; its message was printed above
+        print(json_line("WARNING", "termination.unwritten", f"{path} cannot be written: {error}"), file=sys.stderr)

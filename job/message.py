@@ -1,0 +1,106 @@
+"""A change as a CloudEvent 1.0 (pure).
+
+The attributes follow the CloudEvents specification, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>:
+extension names are lower-case letters and digits, and source + id is unique. Nothing of the present time goes in, so that
+a repeat of a change is the same message (P3).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+from job.change import Change, Gap, Kind, Provenance, Resource
+
+OBJECT, DELETION, GAP = (f"urn:workflow-watcher:{schema}:1" for schema in ("object", "deletion", "gap"))
+_CORE_GROUP = "k8s.io"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A CloudEvent: context attributes, extensions among them, and JSON data."""
+
+    attributes: dict[str, str]
+    data: bytes
+    key: str
+    """Messages of one key are stored in order."""
+
+    @property
+    def id(self) -> str:
+        """Recognises a repeat, together with the source."""
+        return self.attributes["id"]
+
+    @property
+    def size(self) -> int:
+        """Bytes, roughly as a sink will count them."""
+        return len(self.data) + 512
+
+
+class Envelope:
+    """Turns the changes of one resource of one cluster into messages."""
+
+    def __init__(self, cluster: str, resource: Resource, namespace: str = "") -> None:
+        api = f"apis/{resource.api_version}" if resource.group else f"api/{resource.version}"
+        self._source = f"/clusters/{quote(cluster, safe='')}/{api}/{resource.plural}"
+        self._type = f"{_reversed_group(resource.group)}.{resource.plural}"
+        self._types = {kind: f"{self._type}.{kind}" for kind in Kind}
+        self._namespace = namespace
+
+    def change(self, change: Change) -> Message:
+        """The message of one change of one object."""
+        seen = change.object
+        inferred_deletion = change.kind is Kind.DELETED and change.provenance is Provenance.INFERRED
+        version = "deleted" if change.kind is Kind.DELETED else str(seen.version)
+        attributes = {
+            "specversion": "1.0",
+            "id": f"{seen.uid}/{version}{_suffix(change.epoch)}",
+            "source": self._source,
+            "type": self._types[change.kind],
+            "subject": seen.key,
+            "datacontenttype": "application/json",
+            "dataschema": DELETION if inferred_deletion else OBJECT,
+            "k8suid": seen.uid,
+            "provenance": change.provenance.value,
+        }
+        if not inferred_deletion:
+            attributes["resourceversion"] = str(seen.version)
+            if seen.phase:
+                attributes["phase"] = seen.phase
+        return Message(attributes, seen.data, seen.key)
+
+    def gap(self, gap: Gap) -> Message:
+        """The message that says which history may never be told."""
+        attributes = {
+            "specversion": "1.0",
+            "id": f"{gap.start}-{gap.end}/gap{_suffix(gap.epoch)}",
+            "source": self._source,
+            "type": f"{self._type}.gap",
+            **({"subject": self._namespace} if self._namespace else {}),
+            "datacontenttype": "application/json",
+            "dataschema": GAP,
+            "provenance": Provenance.INFERRED.value,
+        }
+        data = {
+            "reason": gap.reason.value,
+            "from": str(gap.start),
+            "to": str(gap.end),
+            "since": gap.since,
+            "missing": gap.missing.value,
+        }
+        return Message(attributes, msgspec.json.encode(data), key=f"{self._namespace}/")
+
+
+def structured(message: Message) -> bytes:
+    """One JSON object, the data inside as it is: `application/cloudevents+json`, without a line end."""
+    return msgspec.json.encode({**message.attributes, "data": msgspec.Raw(message.data)})
+
+
+def _suffix(epoch: int) -> str:
+    return f"~{epoch}" if epoch else ""
+
+
+def _reversed_group(group: str) -> str:
+    """`argoproj.io` -> `io.argoproj`; the core and the other built-in groups without a dot belong to `io.k8s`."""
+    if "." not in group:
+        return ".".join(filter(None, (*reversed(_CORE_GROUP.split(".")), group)))
+    return ".".join(reversed(group.split(".")))

@@ -1,0 +1,69 @@
+"""The object itself, byte for byte, less the API server's bookkeeping (pure).
+
+Numbers, key order and unknown fields must pass through untouched, so the object is never parsed and printed again: the
+two members that are dropped are cut out of its bytes. What makes the cut exact is that inside a JSON string every quote
+is escaped: `"managedFields":[` outside a string is a key, and only metadata has one before its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+MANAGED_FIELDS = b'"managedFields":'
+LAST_APPLIED = b'"kubectl.kubernetes.io/last-applied-configuration":'
+
+_USUAL_START = re.compile(rb'\{(?:"(?:apiVersion|kind)":"[^"]*",){0,2}"metadata":\{')
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def trim(data: bytes, managed_fields: msgspec.Raw | None, last_applied: msgspec.Raw | None) -> bytes:
+    """Cut both members out of the object's JSON; each is given as its value's own bytes, None where it is absent."""
+    if managed_fields is None and last_applied is None:
+        return data
+    start = _metadata(data)
+    cuts: list[tuple[int, int]] = []
+    if managed_fields is not None:
+        cuts.append(_member(data, start, MANAGED_FIELDS + bytes(managed_fields)))
+    if last_applied is not None:
+        # A label may have the same name; in built-in types labels come before annotations.
+        annotations = data.index(b'"annotations":{', start)
+        cuts.append(_member(data, annotations, LAST_APPLIED + bytes(last_applied)))
+    pieces, position = [], 0
+    for first, last in sorted(cuts):
+        pieces.append(data[position:first])
+        position = last
+    return b"".join((*pieces, data[position:]))
+
+
+def _member(data: bytes, start: int, member: bytes) -> tuple[int, int]:
+    """Where the member stands, with one of the commas beside it."""
+    first = data.index(member, start)
+    last = first + len(member)
+    if data[last : last + 1] == b",":
+        return first, last + 1
+    return first - (data[first - 1 : first] == b","), last
+
+
+def _metadata(data: bytes) -> int:
+    """Where the value of the object's own `metadata` begins."""
+    if usual := _USUAL_START.match(data):
+        return usual.end()
+    # A custom resource with a top-level key that sorts before "metadata": walk over the members in front of it.
+    position = 1
+    for name, value in _members(data).items():
+        position = _string_end(data, position) + 1
+        if name == "metadata":
+            return position
+        position += len(memoryview(value)) + 1
+    message = "an object without metadata"
+    raise ValueError(message)
+
+
+def _string_end(data: bytes, start: int) -> int:
+    """The position behind the string that begins at `start`."""
+    position = start + 1
+    while data[position : position + 1] != b'"':
+        position += 2 if data[position : position + 1] == b"\\" else 1
+    return position + 1

@@ -1,0 +1,167 @@
+"""What a run needs from the outside: where changes come from, where they go, and where the position is kept.
+
+The docstrings are the contracts; `tests/contracts/` holds every adapter, and the fakes, to them. All three may raise
+`Unavailable` (worth a retry) and `ActionNeeded` (it is not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from job.change import Kind, Object
+from job.message import Message
+
+
+class Patience(Protocol):
+    """How long an adapter may go on trying."""
+
+    def left(self) -> float:
+        """Seconds until the work must be done; never negative."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two attempts. Raises `OutOfTime` when there is no time for another, `Stopped` on a signal."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which cluster, and which CustomResourceDefinition in it; None where the credentials may not know (R5)."""
+
+    cluster: str | None = None
+    definition: str | None = None
+
+
+class Query(msgspec.Struct, frozen=True):
+    """One LIST request.
+
+    Without `at` it is consistent: the state now, at the version the page names. With `at` it is the state at exactly
+    that version. `token` continues a page, at the version of its first one. `name` narrows it to one object.
+    Metadata only, unless `whole`.
+    """
+
+    limit: int
+    at: int = 0
+    token: str = ""
+    namespace: str = ""
+    name: str = ""
+    whole: bool = False
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Part of a listing. `version` is that of the whole listing; an empty `token` says that this is the last page."""
+
+    version: int
+    objects: Sequence[Object]
+    token: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A watch frame about one object. A deletion carries the last object, with the deletion's version."""
+
+    kind: Kind
+    object: Object
+
+
+class Bookmark(msgspec.Struct, frozen=True):
+    """A watch frame that says: nothing up to `version` is still to come."""
+
+    version: int
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A watch frame that ends the stream with an error, as an HTTP status."""
+
+    code: int
+    message: str
+
+
+Frame = Event | Bookmark | Failure
+
+
+class Stream(Protocol):
+    """An open watch."""
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        """Whole frames, undecoded, as they arrive; ends when the server ends the stream.
+
+        Raises `Unavailable` when the connection broke or the last frame is cut off; all frames before it were given.
+        """
+
+    def close(self) -> None:
+        """End the stream, also from another thread, where a blocked read ends at once."""
+
+
+class Source(Protocol):
+    """The changes of one resource in one scope. Reading never changes anything."""
+
+    def identity(self) -> Identity:
+        """Who is answering."""
+
+    def namespace_exists(self) -> bool | None:
+        """Whether the scope's namespace does; None where it cannot be known. An empty list does not tell."""
+
+    def kind(self) -> str:
+        """The resource's kind: `Workflow` for `workflows`."""
+
+    def list(self, query: Query) -> Page:
+        """One page. Raises `Expired` when the version or the token is no longer in the server's history."""
+
+    def watch(self, version: int, seconds: int) -> Stream:
+        """Everything after `version`, in the order of versions, until the server ends it after `seconds` (>= 3).
+
+        Raises `Expired` when the server says so before the stream begins.
+        """
+
+    def decode(self, line: bytes) -> Frame:
+        """What a frame of `watch` says."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How a sink wants its batches."""
+
+    lanes: int
+    """Batches of different lanes may be published at the same time, from different threads; those of one lane never."""
+    messages: int
+    """The most messages of a batch."""
+    bytes: int
+    """The most data of a batch, unless a single message is larger."""
+
+
+class Sink(Protocol):
+    """Stores messages."""
+
+    limits: Limits
+
+    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
+        """Return when every message is stored, in this order; `timeout` in seconds.
+
+        Raises `Unavailable` when it is unknown which of them were, and `Refused` when none were and some never will be.
+        Publishing the same messages again is allowed and may store them twice.
+        """
+
+
+class Conflict(Exception):  # noqa: N818 - a turn the run takes, not an error
+    """The stored bytes are not the ones to be replaced."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """Bytes and the token that names them."""
+
+    data: bytes
+    token: object
+    """Only the store that made it can read it."""
+
+
+class Store(Protocol):
+    """Keeps one small value, outside the cluster that is watched."""
+
+    def load(self) -> Stored | None:
+        """The value, or None if there is none; unreadable is an error, never None."""
+
+    def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
+        """Replace the value that `replacing` names (None: there must be none) and return the new token.
+
+        Raises `Conflict`, and changes nothing, when another value is stored. After `Unavailable` it is unknown whether
+        the value was replaced.
+        """

@@ -1,0 +1,197 @@
+"""One run: load, probe, resume or relist, watch, publish, commit, end.
+
+**Theory of operation.** The checkpoint holds a version of the cluster's history and an inventory of what the sink has
+acknowledged up to there. Where the API server still has the history behind that version, watching from it tells
+everything. Where it has not, a listing at some later version N tells the state at N, and its difference from the
+inventory is what must be told; watching goes on from N. Every change, however it is known, takes a position in one
+stream. Lanes publish it to the sink, in any order between objects, in order for each; the version and the inventory of
+the checkpoint move together over the acknowledged prefix of the stream, and are saved by compare-and-swap. So a run may
+be killed between any two lines: what it has published beyond its last save is published again by the next one, under the
+same ids, and nothing is lost.
+
+Threads: the main one decides and queues; one reads the watch (`watch`); a few publish (`publish`); one saves (`commit`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from job import checkpoint as codec
+from job.checkpoint import Checkpoint, RunRecord
+from job.errors import ActionNeeded, CheckpointUnusable, OutOfTime, Stopped, Superseded, UsageError, WatcherError
+from job.logs import event
+from job.ports import Query, Sink, Source, Store, Stored
+from job.run import resume
+from job.run.commit import Commit
+from job.run.deadline import Deadline
+from job.run.session import Session, timestamp
+from job.run.resume import Current
+from job.run.summary import Summary
+from job.run.window import Window
+from job.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside of a run."""
+
+    source: Source
+    sink: Sink
+    store: Store
+
+
+def run(
+    settings: Settings,
+    ports: Ports,
+    deadline: Deadline,
+    *,
+    run_id: str,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Summary:
+    """Do one run; what ended it early is in the summary. Only a bug raises."""
+    summary = Summary(run_id, timestamp(now()), str(settings.checkpoint))
+    try:
+        stored = ports.store.load()
+        saved = _decoded(stored, settings)
+        with deadline.interruptible():
+            current = _probe(settings, ports.source, saved)
+    except Stopped:
+        summary.notes.append("A signal ended it before it began.")
+    except WatcherError as error:
+        summary.error = error
+    else:
+        known = saved or Checkpoint(settings.scope)
+        commit = Commit(
+            ports.store, stored, known, run_id=run_id, elapsed=lambda: deadline.elapsed, now=lambda: timestamp(now())
+        )
+        with ExitStack() as closing:
+            closing.callback(commit.close)
+            session = Session(settings, ports.source, ports.sink, commit, deadline, summary, now)
+            closing.callback(session.publisher.close)
+            _begin(session, known, current)
+            try:
+                _save(session, _drain(session, _read(session, known, current)))
+            except Superseded as superseded:
+                summary.notes.append(f"{superseded}; this run stopped, and saved nothing more.")
+            _conclude(session)
+    summary.seconds = deadline.elapsed
+    return summary
+
+
+def _decoded(stored: Stored | None, settings: Settings) -> Checkpoint | None:
+    """The checkpoint, fit for this scope."""
+    if stored is None:
+        return None
+    try:
+        saved = codec.decode(stored.data)
+        resume.check_scope(saved.scope, settings.scope)
+    except CheckpointUnusable as error:
+        message = f"the checkpoint {settings.checkpoint} must not be used: {error}"
+        raise CheckpointUnusable(message) from error
+    return saved
+
+
+def _probe(settings: Settings, source: Source, saved: Checkpoint | None) -> Current:
+    """Ask who answers, and which version it is now; the consistent listing also makes bookmarks move."""
+    identity = source.identity()
+    page = source.list(Query(limit=1))
+    if saved:
+        resume.check_cluster(saved.identity, identity)
+    if settings.resource_version and saved:
+        message = f"--resource-version is for a first run, and the checkpoint {settings.checkpoint} exists already"
+        raise UsageError(message)
+    if settings.resource_version and settings.resource_version > page.version:
+        message = f"--resource-version {settings.resource_version} is in the future: the cluster is at {page.version}"
+        raise UsageError(message)
+    if settings.scope.namespace and not page.objects and not (saved and saved.inventory):
+        _check_namespace(settings.scope.namespace, source)
+    return Current(identity, page.version)
+
+
+def _check_namespace(namespace: str, source: Source) -> None:
+    exists = source.namespace_exists()
+    if exists is None:
+        log.warning(
+            "Nothing is listed in namespace %s, and the credentials may not tell whether it exists",
+            namespace,
+            extra=event("namespace.unknown", namespace=namespace),
+        )
+    elif not exists:
+        message = f"namespace {namespace} does not exist: correct --namespace, or create it"
+        raise ActionNeeded(message)
+
+
+def _begin(session: Session, known: Checkpoint, current: Current) -> None:
+    session.proven = resume.proven(known.identity, current.identity)
+    session.commit.identify(resume.adopted(known.identity, current.identity))
+    session.since = known.saved_at or session.summary.started_at
+    session.summary.version_from = known.version
+    if known.saved_at:
+        age = session.now() - datetime.fromisoformat(known.saved_at)
+        session.summary.age_seconds = age.total_seconds()
+
+
+def _read(session: Session, known: Checkpoint, current: Current) -> WatcherError | None:
+    """Steps 3 and 4 of the design: catch up, then watch; gives what ended it early."""
+    watch = Window(session, known, current)
+    try:
+        watch.start()
+        watch.until_the_end()
+    except Stopped:
+        session.summary.notes.append("A signal ended it early.")
+    except WatcherError as error:
+        return error
+    finally:
+        watch.close()
+    return None
+
+
+def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
+    """Wait for what is in flight, 10 s at most after a signal; what stays behind is published by the next run."""
+    try:
+        drained = session.publisher.drain()
+    except WatcherError as failed:
+        return error or failed
+    if not drained and not session.deadline.stopped:
+        message = "the sink did not acknowledge everything before the deadline; the next run publishes the rest"
+        return error or OutOfTime(message)
+    return error
+
+
+def _save(session: Session, error: WatcherError | None) -> None:
+    """The last save. After a failure only if there is something to save."""
+    session.publisher.close()
+    summary, commit = session.summary, session.commit
+    summary.error = error
+    if error and not commit.moved:
+        return
+    record = RunRecord(
+        run_id=summary.run_id,
+        started_at=summary.started_at,
+        seconds=round(session.deadline.elapsed, 3),
+        start=summary.start,
+        age_seconds=summary.age_seconds,
+        exit_code=int(summary.exit_code),
+        published=dict(session.ledger.published),
+    )
+    try:
+        commit.finish(record)
+        summary.saved = True
+    except WatcherError as failed:
+        summary.error = error or failed
+
+
+def _conclude(session: Session) -> None:
+    summary, ledger = session.summary, session.ledger
+    summary.version_to = ledger.version
+    summary.objects = len(ledger.inventory())
+    summary.published = dict(ledger.published)
+    summary.provenance = dict(ledger.provenances)
+    summary.saves = session.commit.saves
+    summary.saved = summary.saved or (session.commit.saves > 0 and not session.commit.moved)

@@ -1,0 +1,243 @@
+"""What the sink has acknowledged, and its saving.
+
+The version and the inventory move together, by effects that take place only below the watermark (P2). A save replaces
+exactly the bytes that were loaded or saved before; who finds other bytes there has lost the race, and stops (R13).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import msgspec
+
+from job import checkpoint as codec
+from job.change import Known
+from job.checkpoint import Checkpoint, RunRecord
+from job.errors import CheckpointUnusable, Superseded, Unavailable
+from job.ports import Conflict, Identity, Store, Stored
+from job.run.deadline import SAVE
+from job.run.watermark import Position, Watermark
+
+SAVE_INTERVAL = 10.0
+"""Seconds between two saves of one run; object stores take about one write a second and bill each."""
+_RETRY_PAUSE = 0.5
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What becomes true when a position is acknowledged."""
+
+    version: int = 0
+    """Everything up to here is acknowledged."""
+    listed: int = 0
+    """Something of the listing at this version is acknowledged (R1)."""
+    uid: str = ""
+    known: Known | None = None
+    """What is known of `uid` now; None: nothing any more."""
+    inventory: dict[str, Known] | None = None
+    """Replaces the inventory as a whole."""
+    audited_at: str = ""
+    counted: tuple[str, str] | None = None
+    """The kind and provenance of a published message."""
+
+
+class Ledger:
+    """The acknowledged state of a run. Entered by the main thread, acknowledged by any."""
+
+    def __init__(self, start: Checkpoint) -> None:
+        self._lock = threading.Lock()
+        self._watermark: Watermark[Effect] = Watermark()
+        self._inventory = dict(start.inventory)
+        self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
+        self._audited_at = start.audited_at
+        self.version = start.version
+        self.listed = start.listed
+        self.moves = 0
+        """Goes up with every effect: tells whether there is anything to save."""
+        self.published: Counter[str] = Counter()
+        self.provenances: Counter[str] = Counter()
+
+    def enter(self, effect: Effect, *, done: bool = False) -> Position[Effect]:
+        """The next position of the stream."""
+        return self._watermark.enter(effect, done=done)
+
+    def acknowledge(self, positions: Iterable[Position[Effect]] = ()) -> None:
+        """The messages of these positions are stored."""
+        with self._lock:
+            for effect in self._watermark.rise(positions):
+                self._apply(effect)
+
+    def _apply(self, effect: Effect) -> None:
+        self.moves += 1
+        if effect.inventory is not None:
+            self._inventory = dict(effect.inventory)
+            self._tombstones.clear()
+        if effect.uid:
+            if effect.known is None:
+                self._inventory.pop(effect.uid, None)
+            else:
+                self._inventory[effect.uid] = effect.known
+                if effect.known.deleted:
+                    self._tombstones[effect.uid] = effect.known.version
+        if effect.listed:
+            self.listed = effect.listed
+        if effect.version:
+            self.version = effect.version
+            if self._tombstones:
+                self._bury()
+        if effect.audited_at:
+            self._audited_at = effect.audited_at
+        if effect.counted:
+            kind, provenance = effect.counted
+            self.published[kind] += 1
+            self.provenances[provenance] += 1
+
+    def _bury(self) -> None:
+        """Drop the tombstones that the version has passed: no watch from it can bring their objects back (R2)."""
+        for uid in [uid for uid, version in self._tombstones.items() if version <= self.version]:
+            del self._tombstones[uid], self._inventory[uid]
+
+    def inventory(self) -> dict[str, Known]:
+        """A copy of what is acknowledged."""
+        with self._lock:
+            return dict(self._inventory)
+
+    def rewind(self, inventory: dict[str, Known]) -> None:
+        """Start over with what is left of the inventory. Nothing is in flight."""
+        with self._lock:
+            self._inventory = dict(inventory)
+            self._tombstones.clear()
+            self.version = self.listed = 0
+
+    def onto(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
+        """`checkpoint` with what is acknowledged by now, and the number of moves it includes."""
+        with self._lock:
+            return msgspec.structs.replace(
+                checkpoint,
+                version=self.version,
+                listed=self.listed,
+                inventory=dict(self._inventory),
+                audited_at=self._audited_at,
+            ), self.moves
+
+
+class Commit:
+    """Saves the ledger: now and then in the background, and once at the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        stored: Stored | None,
+        start: Checkpoint,
+        *,
+        run_id: str,
+        elapsed: Callable[[], float],
+        now: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._token = stored.token if stored else None
+        self._frame = msgspec.structs.replace(start, run_id=run_id, sequence=0)
+        self._elapsed = elapsed
+        self._now = now
+        self._saved_moves = 0
+        self._saved_when = elapsed()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._pending: Future[None] | None = None
+        self.ledger = Ledger(start)
+        self.saves = 0
+
+    @property
+    def epoch(self) -> int:
+        """How often the cluster was rewound, as the next save will say."""
+        return self._frame.epoch
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything was acknowledged that is not saved."""
+        return self.ledger.moves != self._saved_moves
+
+    def identify(self, identity: Identity) -> None:
+        """Adopt what is known of the cluster by now."""
+        self._frame = msgspec.structs.replace(self._frame, identity=identity)
+
+    def rewind(self, inventory: dict[str, Known]) -> None:
+        """Begin another epoch with what is left of the inventory."""
+        self._frame = msgspec.structs.replace(self._frame, epoch=self._frame.epoch + 1)
+        self.ledger.rewind(inventory)
+
+    def tick(self) -> None:
+        """Save in the background if there is something new and the last save is long enough ago.
+
+        Raises `Superseded`, and what a person must mend. An unreachable store is tried again with the next tick.
+        """
+        if self._pending:
+            if not self._pending.done():
+                return
+            pending, self._pending = self._pending, None
+            with suppress(Unavailable):
+                pending.result()
+        if self.moved and self._elapsed() - self._saved_when >= SAVE_INTERVAL:
+            self._saved_when = self._elapsed()
+            self._pending = self._executor.submit(self._save, SAVE)
+
+    def finish(self, record: RunRecord) -> None:
+        """The last save of the run, tried again while there is time."""
+        until = self._elapsed() + SAVE
+        if self._pending:
+            with suppress(Unavailable, TimeoutError):
+                self._pending.result(timeout=SAVE / 2)
+        self._frame = msgspec.structs.replace(
+            self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :]
+        )
+        last = self._executor.submit(self._save_until, until)
+        try:
+            last.result(timeout=max(0.0, until - self._elapsed()) + 1)
+        except TimeoutError as error:
+            message = f"the checkpoint could not be saved within {SAVE:g} s"
+            raise Unavailable(message) from error
+
+    def close(self) -> None:
+        """Wait for nothing: a save that hangs must not keep the process."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _save_until(self, until: float) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                return self._save(until - self._elapsed())
+            except Unavailable:
+                if self._elapsed() + _RETRY_PAUSE >= until:
+                    raise
+                pause.wait(_RETRY_PAUSE)
+
+    def _save(self, timeout: float) -> None:
+        frame = msgspec.structs.replace(self._frame, sequence=self._frame.sequence + 1, saved_at=self._now())
+        self._frame = frame
+        checkpoint, moves = self.ledger.onto(frame)
+        try:
+            self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
+        except Conflict:
+            if self._adopt(checkpoint):
+                self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
+        self._saved_moves = moves
+        self.saves += 1
+
+    def _adopt(self, ours: Checkpoint) -> bool:
+        """After a conflict: whose bytes are there, and must ours still be written? An answer may have been lost."""
+        stored = self._store.load()
+        if stored is None:
+            message = "the checkpoint was removed while this run was under way"
+            raise Superseded(message)
+        try:
+            theirs = codec.decode(stored.data)
+        except CheckpointUnusable as error:
+            message = "something else was written over the checkpoint while this run was under way"
+            raise Superseded(message) from error
+        if theirs.run_id != ours.run_id:
+            message = f"run {theirs.run_id} has moved the checkpoint while this run was under way"
+            raise Superseded(message)
+        self._token = stored.token
+        return theirs.sequence != ours.sequence

@@ -1,0 +1,161 @@
+"""Messages on their way to the sink: lanes, batches in flight, retries.
+
+A lane has one batch in flight, so that versions of one object are stored in the order they were put, with a sink that
+keeps no order between requests too. A batch is whatever a lane has gathered while its last batch was under way: small
+when the sink is quick, large when it is slow, and never held back.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Sequence
+from zlib import crc32
+
+from job.errors import OutOfTime, Stopped, Unavailable
+from job.message import Message
+from job.ports import Limits, Sink
+from job.run.commit import Effect, Ledger
+from job.run.deadline import Deadline
+from job.run.watermark import Position
+
+MOST_BYTES = 20_000_000
+MOST_MESSAGES = 5_000
+"""In flight and waiting together; beyond that the reader has to wait."""
+ATTEMPT = 10.0
+"""Seconds for one request to the sink."""
+WORKERS = 8
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+_TICK = 0.1
+
+Waiting = tuple[Position[Effect], Message]
+
+
+class _Lane:
+    """Messages of some objects, in order."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.waiting: deque[Waiting] = deque()
+        self.scheduled = False
+        """Whether it is in flight or queued for a worker."""
+
+    def take(self, limits: Limits) -> list[Waiting]:
+        """The next batch: as much as the sink takes in one request, at least one message."""
+        batch = [self.waiting.popleft()]
+        size = batch[0][1].size
+        while self.waiting and len(batch) < limits.messages:
+            size += self.waiting[0][1].size
+            if size > limits.bytes:
+                break
+            batch.append(self.waiting.popleft())
+        return batch
+
+
+class Publisher:
+    """Brings messages to the sink and tells the ledger which are stored."""
+
+    def __init__(self, sink: Sink, ledger: Ledger, deadline: Deadline) -> None:
+        self._sink = sink
+        self._ledger = ledger
+        self._deadline = deadline
+        self._lanes = [_Lane(number) for number in range(sink.limits.lanes)]
+        self._changed = threading.Condition()
+        self._ready: deque[_Lane] = deque()
+        self._messages = self._bytes = 0
+        self._failure: BaseException | None = None
+        self._workers: list[threading.Thread] = []
+        self._closing = threading.Event()
+
+    def put(self, message: Message, effect: Effect) -> None:
+        """Queue a message; waits while too much is in flight. Raises what made the sink fail, and `Stopped`."""
+        lane = self._lanes[crc32(message.key.encode()) % len(self._lanes)]
+        with self._changed:
+            while self._failure or self._messages >= MOST_MESSAGES or self._bytes >= MOST_BYTES:
+                self.check()
+                if self._deadline.stopped:
+                    raise Stopped
+                if not self._deadline.publish_left:
+                    message_ = "the sink did not keep up until the deadline"
+                    raise OutOfTime(message_)
+                self._changed.wait(_TICK)
+            lane.waiting.append((self._ledger.enter(effect), message))
+            self._messages += 1
+            self._bytes += message.size
+            if not lane.scheduled:
+                lane.scheduled = True
+                self._ready.append(lane)
+                self._changed.notify()
+        if len(self._workers) < min(WORKERS, len(self._lanes)):
+            self._start_worker()
+
+    def drain(self) -> bool:
+        """Wait until nothing is in flight; False if the time for it ran out. Raises what made the sink fail."""
+        with self._changed:
+            while self._messages:
+                self.check()
+                if not self._deadline.publish_left:
+                    return False
+                self._changed.wait(_TICK)
+        self._ledger.acknowledge()
+        return True
+
+    def close(self) -> None:
+        """Send nothing more. What is in flight may still be stored, and is then found again by the next run."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what made the sink fail, if it did."""
+        if self._failure:
+            raise self._failure
+
+    def _start_worker(self) -> None:
+        # A daemon: a sink that hangs must not keep the process from ending.
+        worker = threading.Thread(target=self._work, name=f"publish-{len(self._workers)}", daemon=True)
+        self._workers.append(worker)
+        worker.start()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            lane, waiting = batch
+            try:
+                self._deliver(lane.number, [message for _, message in waiting])
+            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+                with self._changed:
+                    self._failure = self._failure or error
+                    self._changed.notify_all()
+                return
+            self._ledger.acknowledge(position for position, _ in waiting)
+            with self._changed:
+                self._messages -= len(waiting)
+                self._bytes -= sum(message.size for _, message in waiting)
+                lane.scheduled = bool(lane.waiting)
+                if lane.scheduled:
+                    self._ready.append(lane)
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[_Lane, list[Waiting]] | None:
+        with self._changed:
+            while not self._closing.is_set() and not self._failure:
+                if self._ready:
+                    lane = self._ready.popleft()
+                    return lane, lane.take(self._sink.limits)
+                self._changed.wait()
+            return None
+
+    def _deliver(self, lane: int, messages: Sequence[Message]) -> None:
+        """Publish a batch, again and again while the sink is unavailable and there is time."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._sink.publish(lane, messages, min(ATTEMPT, self._deadline.publish_left))
+            except Unavailable:
+                wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
+                if wait >= self._deadline.publish_left or self._closing.wait(wait):
+                    raise
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return

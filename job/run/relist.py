@@ -1,0 +1,70 @@
+"""diff(known, listing): what a listing says that the inventory does not, page by page (pure).
+
+One operation serves the first run, where nothing is known, and every loss of history. It takes metadata only; the
+objects themselves are read when a difference is to be published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from job.change import Inventory, Kind, Known, Object
+from job.selector import Selector
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One object of which the listing and the inventory do not agree. A deleted one is as the inventory has it."""
+
+    kind: Kind
+    object: Object
+
+
+class WentBack(Exception):  # noqa: N818 - a turn the run takes, not an error
+    """A known object has a lower version than it had: the cluster was rewound (R9)."""
+
+
+class Diff:
+    """Compares the pages of one listing with the inventory.
+
+    `known` must be what was acknowledged before the listing began, and is not looked at again (R4).
+    """
+
+    def __init__(self, known: Inventory, selector: Selector) -> None:
+        self._dead = {uid for uid, entry in known.items() if entry.deleted}
+        self._unseen = {uid: entry for uid, entry in known.items() if not entry.deleted}
+        self._names = {(entry.namespace, entry.name): uid for uid, entry in self._unseen.items()}
+        self._selector = selector
+
+    def page(self, objects: Iterable[Object]) -> list[Difference]:
+        """The differences of one page. Who takes a name over comes right after the deletion of who had it (R3)."""
+        found: list[Difference] = []
+        for seen in objects:
+            before = self._unseen.pop(seen.uid, None)
+            if before is not None:
+                if seen.version < before.version:
+                    raise WentBack
+                if seen.version > before.version:
+                    found.append(Difference(Kind.MODIFIED, seen))
+                continue
+            namesake = self._names.get((seen.namespace, seen.name), "")
+            if namesake in self._unseen:
+                found.append(_deletion(namesake, self._unseen.pop(namesake)))
+            if seen.uid not in self._dead and self._selector.matches(seen.labels):
+                found.append(Difference(Kind.ADDED, seen))
+        return found
+
+    def rest(self) -> list[Difference]:
+        """After the last page: what no page had is gone."""
+        return [_deletion(uid, entry) for uid, entry in self._unseen.items()]
+
+
+def vanished(known: Inventory, listed: Iterable[Object]) -> int:
+    """How many known objects a listing does not have."""
+    alive = {uid for uid, entry in known.items() if not entry.deleted}
+    return len(alive.difference(seen.uid for seen in listed))
+
+
+def _deletion(uid: str, entry: Known) -> Difference:
+    return Difference(Kind.DELETED, Object(uid, entry.namespace, entry.name, entry.version))

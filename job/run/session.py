@@ -1,0 +1,107 @@
+"""What a run has in its hands while it goes on, and the one stream that every change goes through.
+
+Two views of the inventory exist at that time: `seen`, ahead, decides what a frame or a listing means; the ledger's,
+behind, is what is saved. They are equal whenever nothing is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from job.change import Change, Gap, Kind, Known, Missing, Reason
+from job.errors import OutOfTime, Stopped
+from job.message import Envelope
+from job.ports import Sink, Source
+from job.run.commit import Commit, Effect
+from job.run.deadline import Deadline
+from job.run.publish import Publisher
+from job.run.summary import Summary
+from job.settings import Settings
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Session:
+    """One run under way. Used by the main thread only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        sink: Sink,
+        commit: Commit,
+        deadline: Deadline,
+        summary: Summary,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.commit = commit
+        self.ledger = commit.ledger
+        self.deadline = deadline
+        self.summary = summary
+        self.now = now
+        self.publisher = Publisher(sink, self.ledger, deadline)
+        self.seen: dict[str, Known] = self.ledger.inventory()
+        self.position = self.ledger.version
+        """The version of the last frame or listing that was decided: where a watch goes on."""
+        self.since = ""
+        """When `position` was last known to be current, RFC 3339."""
+        self.proven = False
+        """Whether this is certainly the cluster of the checkpoint."""
+        self._envelope = Envelope(settings.scope.cluster, settings.resource, settings.scope.namespace)
+
+    @property
+    def first(self) -> bool:
+        """Whether no listing was ever published whole."""
+        return not self.ledger.version and not self.commit.epoch
+
+    def publish(self, change: Change, *, version: int = 0, listed: int = 0) -> None:
+        """Queue a change: an event of the watch at `version`, or a difference of the listing at `listed`."""
+        thing = change.object
+        known: Known | None = Known(thing.namespace, thing.name, thing.version, thing.phase)
+        if change.kind is Kind.DELETED:
+            # The version has passed an observed deletion as soon as it is acknowledged; a listed one needs a tombstone.
+            known = Known(thing.namespace, thing.name, listed, deleted=True) if listed else None
+        if known:
+            self.seen[thing.uid] = known
+        else:
+            self.seen.pop(thing.uid, None)
+        counted = (change.kind.value, change.provenance.value)
+        effect = Effect(version=version, listed=listed, uid=thing.uid, known=known, counted=counted)
+        self.publisher.put(self._envelope.change(change), effect)
+
+    def announce(self, reason: Reason, start: int, end: int, *, listed: int = 0) -> None:
+        """Publish a gap message, and wait for it: it stands before everything that is inferred because of it."""
+        missing = Missing.ALL if reason is Reason.REWOUND else Missing.INTERMEDIATE
+        gap = Gap(reason, start, end, self.since, missing, self.commit.epoch)
+        self.summary.gaps.append(reason.value)
+        self.publisher.put(self._envelope.gap(gap), Effect(listed=listed, counted=("gap", "inferred")))
+        self.settle()
+
+    def rewind(self) -> None:
+        """Begin another epoch: what is known of versions means nothing any more, uids and names still do (R9).
+
+        So everything that survives is published anew: a version may stand for other content than it did before.
+        """
+        self.seen = {
+            uid: Known(known.namespace, known.name, 0, known.phase) for uid, known in self.seen.items() if not known.deleted
+        }
+        self.commit.rewind(self.seen)
+        self.position = 0
+
+    def enter(self, effect: Effect) -> None:
+        """Enter what has nothing to publish."""
+        self.ledger.enter(effect, done=True)
+
+    def settle(self) -> None:
+        """Wait until nothing is in flight. Raises `Stopped` or `OutOfTime` when that does not come."""
+        if not self.publisher.drain():
+            if self.deadline.stopped:
+                raise Stopped
+            message = "the sink did not acknowledge everything before the deadline"
+            raise OutOfTime(message)

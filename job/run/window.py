@@ -1,0 +1,147 @@
+"""The window of a run: find a version to watch from, and watch until the time is over.
+
+A watch may end for many reasons before that. While the history goes on, it is opened again where it ended; where it does
+not, a listing takes over, and the watch goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from job.change import Reason
+from job.checkpoint import Checkpoint
+from job.errors import ActionNeeded, OutOfTime, WatcherError
+from job.logs import event
+from job.ports import Query
+from job.run import listing, resume
+from job.run.follow import follow
+from job.run.resume import Current
+from job.run.session import Session, timestamp
+from job.run.summary import FIRST, PINNED, RESUMED, SKIPPED
+from job.run.watch import SHORTEST, Ended, Reader
+from job.settings import Initial
+
+AUDIT_INTERVAL = timedelta(days=1)
+_BETWEEN_WATCHES = 0.2
+"""Seconds before a watch that ended without a frame is opened again."""
+
+log = logging.getLogger(__name__)
+
+
+class Window:
+    """The watch of this run: opened, followed, and opened again from where it ended."""
+
+    def __init__(self, session: Session, known: Checkpoint, current: Current) -> None:
+        self._session = session
+        self._known = known
+        self._current = current
+        self._reader: Reader | None = None
+        self._target = 0 if session.settings.window else current.version
+
+    def start(self) -> None:
+        """Find a version to watch from; without one, list."""
+        session, settings = self._session, self._session.settings
+        lost = resume.history_lost(self._known, self._current)
+        if lost:
+            session.summary.start = lost.value
+            listing.relist(session, lost, self.open)
+        elif self._known.version:
+            session.summary.start = RESUMED
+            if self._audit_is_due():
+                listing.audit(session)
+        elif settings.resource_version:
+            session.summary.start = PINNED
+            listing.pin(session, settings.resource_version)
+            session.summary.version_from = settings.resource_version
+        elif settings.initial is Initial.SKIP:
+            session.summary.start = SKIPPED
+            listing.skip(session, self.open)
+            session.summary.version_from = session.position
+        else:
+            session.summary.start = FIRST
+            listing.relist(session, None, self.open)
+
+    def until_the_end(self) -> None:
+        """Follow watch after watch, until the window is over or, without one, the version of the probe is reached."""
+        silent = 0
+        while not self._over():
+            if not self._reader:
+                self.open(self._session.position)
+            if not self._reader:
+                return
+            ended = follow(self._session, self._reader, target=self._target)
+            self.close()
+            if ended is None:
+                return
+            silent = silent + 1 if ended.silent else 0
+            if ended.expired or silent > 1:
+                self._lost(Reason.EXPIRED if ended.expired else Reason.SILENT)
+                silent = 0
+            elif ended.error or ended.early:
+                self._interrupted(ended)
+
+    def open(self, version: int) -> None:
+        """Watch from `version` for the rest of the window, if that is long enough for a watch (R10)."""
+        self.close()
+        left = self._session.deadline.watch_left
+        if left < SHORTEST or (self._target and version >= self._target):
+            return
+        seconds = SHORTEST if self._target else int(left)
+        self._session.summary.watches += 1
+        self._reader = Reader(self._session.source, version, seconds).__enter__()
+
+    def close(self) -> None:
+        """End the watch that is open, if one is."""
+        if self._reader:
+            self._reader.close()
+            self._reader = None
+
+    def _over(self) -> bool:
+        session, target = self._session, self._target
+        if target:
+            if session.position < target and session.deadline.watch_left < SHORTEST:
+                message = f"resourceVersion {target} was not reached in time; the next run goes on from here"
+                raise OutOfTime(message)
+            return session.position >= target
+        return session.deadline.watch_left < SHORTEST and self._reader is None
+
+    def _lost(self, reason: Reason) -> None:
+        session = self._session
+        log.info(
+            "The API server no longer has what followed version %d (%s): listing",
+            session.position,
+            reason,
+            extra=event("history.lost", version=session.position, reason=reason),
+        )
+        if session.summary.start == RESUMED and session.position == self._known.version:
+            session.summary.start = reason.value
+        else:
+            session.since = timestamp(session.now())
+        listing.relist(session, reason, self.open)
+
+    def _interrupted(self, ended: Ended) -> None:
+        """Before watching again: is it still the same history? A version of the future would be watched in silence."""
+        session = self._session
+        if ended.error and not isinstance(ended.error, WatcherError):
+            raise ended.error
+        log.info(
+            "The watch ended early (%s); watching again from %d",
+            ended.error or "closed by the server",
+            session.position,
+            extra=event("watch.ended", version=session.position, error=ended.error and str(ended.error)),
+        )
+        if isinstance(ended.error, ActionNeeded) or (ended.error and not ended.opened):
+            raise ended.error
+        if session.deadline.watch_left < SHORTEST:
+            return
+        if not ended.frames:
+            session.deadline.pause(_BETWEEN_WATCHES)
+        with session.deadline.interruptible():
+            version = session.source.list(Query(limit=1)).version
+        if version < session.position:
+            self._lost(Reason.REWOUND)
+
+    def _audit_is_due(self) -> bool:
+        last = self._known.audited_at
+        return not last or self._session.now() - datetime.fromisoformat(last) >= AUDIT_INTERVAL

@@ -1,0 +1,168 @@
+"""What a run is told, checked and complete. No I/O, no defaults that depend on where it runs.
+
+Every value has been read from an option or its environment variable by `job.cli`; a value that cannot be meant is a
+`UsageError` here, before anything is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import PurePath
+from urllib.parse import quote
+
+from job.change import Resource
+from job.checkpoint import Scope
+from job.errors import UsageError
+from job.selector import Selector
+
+_DURATION = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+_RESOURCE = re.compile(r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>[a-z0-9.-]*))?")
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SHORTEST_WINDOW = timedelta(seconds=3)
+_FROM_SERVICES = re.compile(r".*_SERVICE_.*|.*_PORT(_.*)?")
+
+
+class Initial(StrEnum):
+    """What a first run does with the objects that exist."""
+
+    PUBLISH = "publish"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`scheme:path` or `scheme://path`, as a sink or a store is named."""
+
+    scheme: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run."""
+
+    scope: Scope
+    """What the checkpoint is about: the cluster's name, the namespace (empty: all), and how the rest is spelt."""
+    resource: Resource
+    selector: Selector
+    sink: Address
+    checkpoint: Address
+    window: timedelta
+    initial: Initial = Initial.PUBLISH
+    resource_version: int | None = None
+
+
+def parse_duration(text: str) -> timedelta:
+    """`55s`, `4m30s`, `1h`. Raises `UsageError`."""
+    found = _DURATION.fullmatch(text)
+    if not text or not found:
+        message = f"{text!r} is not a duration; write it as 55s, 4m30s or 1h"
+        raise UsageError(message)
+    return timedelta(**{unit: int(number or 0) for unit, number in found.groupdict().items()})
+
+
+def parse_window(text: str) -> timedelta:
+    """A duration that the API server can watch for: `0s`, or 3 s and more (R10)."""
+    window = parse_duration(text)
+    if timedelta() < window < _SHORTEST_WINDOW:
+        message = f"a window of {text} is too short to get a bookmark: use 3s or more, or 0s to catch up and exit"
+        raise UsageError(message)
+    return window
+
+
+def parse_resource(text: str) -> Resource:
+    """`plural.version.group` as kubectl spells it; the core group is empty. Raises `UsageError`."""
+    found = _RESOURCE.fullmatch(text)
+    if not found:
+        message = f"{text!r} is not plural.version.group, as in workflows.v1alpha1.argoproj.io or pods.v1"
+        raise UsageError(message)
+    return Resource(found["plural"], found["version"], found["group"] or "")
+
+
+def parse_namespace(text: str) -> str:
+    """A name that a namespace can have. Raises `UsageError`."""
+    if not _DNS_LABEL.fullmatch(text):
+        message = f"{text!r} cannot be the name of a namespace"
+        raise UsageError(message)
+    return text
+
+
+def parse_version(text: str) -> int:
+    """A resourceVersion. Raises `UsageError`."""
+    if not re.fullmatch(r"[1-9][0-9]*", text):
+        message = f"{text!r} is not a resourceVersion: it is a number above 0"
+        raise UsageError(message)
+    return int(text)
+
+
+def parse_sink(text: str, schemes: Iterable[str]) -> Address:
+    """`stdout:` or `file:PATH.jsonl`; a file's path is made absolute, so that it means the same in every folder."""
+    address = _address(text, "sink", schemes)
+    if address.scheme == "stdout" and address.path:
+        message = f"the sink {text!r} has something behind `stdout:`"
+        raise UsageError(message)
+    if address.scheme == "file" and not address.path.endswith(".jsonl"):
+        message = f"the sink {text!r} must name a file that ends in .jsonl, as in file:changes.jsonl"
+        raise UsageError(message)
+    return address
+
+
+def parse_checkpoint(text: str, schemes: Iterable[str]) -> Address:
+    """`file:PATH`; one that ends in `/` is completed by `completed`."""
+    return _address(text, "checkpoint", schemes)
+
+
+def completed(address: Address, scope: Scope) -> Address:
+    """A checkpoint that ends in `/` gets the scope's own name, so that one manifest serves many clusters."""
+    if not address.path.endswith("/"):
+        return address
+    resource = parse_resource(scope.resource)
+    hashed = f"-{sha256(scope.selector.encode()).hexdigest()[:8]}" if scope.selector else ""
+    return Address(
+        address.scheme,
+        f"{address.path}{quote(scope.cluster, safe='')}/{scope.namespace or '_all'}/"
+        f"{resource.group_resource}{hashed}.json.gz",
+    )
+
+
+def default_checkpoint(state_folder: PurePath, scope: Scope) -> Address:
+    """A file named by the whole scope, the sink included: trying another sink by hand starts from the beginning."""
+    own = sha256(scope.sink.encode()).hexdigest()[:8]
+    return completed(Address("file", f"{state_folder}/{own}/"), scope)
+
+
+def check_environment(names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a `WATCHER_*` variable that nothing reads: misspelt, it must not turn into a default.
+
+    Kubernetes makes variables for every Service of the namespace, `WATCHER_PORT` and `WATCHER_SERVICE_HOST` for one that
+    is called `watcher`: those pass.
+    """
+    known = set(known)
+    for name in sorted(names):
+        if name.startswith("WATCHER_") and name not in known and not _FROM_SERVICES.fullmatch(name):
+            message = f"the environment variable {name} is unknown; the known ones are {', '.join(sorted(known))}"
+            raise UsageError(message)
+
+
+def _address(text: str, what: str, schemes: Iterable[str]) -> Address:
+    scheme, colon, path = text.partition(":")
+    known = sorted(schemes)
+    if not colon or scheme not in known:
+        message = f"the {what} {text!r} does not begin with {' or '.join(f'{name}:' for name in known)}"
+        raise UsageError(message)
+    if scheme == "file":
+        if path.startswith("//"):
+            message = f"the {what} {text!r} is a path, not a URL with a host: write file:PATH"
+            raise UsageError(message)
+        if not path:
+            message = f"the {what} {text!r} lacks a path"
+            raise UsageError(message)
+    return Address(scheme, path)

@@ -1,0 +1,31 @@
+"""Messages on standard output, one JSON object a line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from job.errors import SinkClosed, Unavailable
+from job.message import Message, structured
+from job.ports import Limits
+
+_STDOUT = 1
+
+
+class StdoutSink:
+    """The pipe or terminal that standard output is. What it has taken counts as stored."""
+
+    limits = Limits(lanes=1, messages=1000, bytes=1_000_000)
+
+    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a pipe has no time-out
+        """Write the lines."""
+        data = memoryview(b"".join(structured(message) + b"\n" for message in messages))
+        try:
+            while data:
+                data = data[os.write(_STDOUT, data) :]
+        except BrokenPipeError as error:
+            message = "whoever read standard output has closed it"
+            raise SinkClosed(message) from error
+        except OSError as error:
+            message = f"standard output cannot be written: {error.strerror}"
+            raise Unavailable(message) from error

@@ -1,0 +1,127 @@
+"""A pod's files, or a kubeconfig, as one urllib3 pool.
+
+The official client is imported only for a kubeconfig, whose logins, plug-ins and proxies it knows; it costs 0.3 s and
+30 MB, and a pod needs none of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.util import Timeout
+
+from job.errors import UsageError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+CONNECT_SECONDS = 5.0
+_TOKEN_SECONDS = 60.0
+"""The kubelet replaces a token long before it expires; reading it this often is what client-go does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach one API server, and what the credentials say about where we are."""
+
+    host: str
+    """The server's URL, without a slash at its end."""
+    pool: urllib3.PoolManager
+    authorization: Callable[[], str | None]
+    """The Authorization header of a request made now."""
+    namespace: str
+    cluster: str | None
+    """The context's cluster; None in a pod, which does not know its cluster's name."""
+
+    def get(
+        self, path: str, query: Mapping[str, str | int], accept: str, read_seconds: float, *, stream: bool = False
+    ) -> urllib3.BaseHTTPResponse:
+        """One GET, one request: any status is returned, and nothing is tried again. Raises urllib3's errors."""
+        headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": "workflow-watcher"}
+        if authorization := self.authorization():
+            headers["Authorization"] = authorization
+        return self.pool.request(
+            "GET",
+            self.host + path,
+            fields={name: str(value) for name, value in query.items()},
+            headers=headers,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            preload_content=not stream,
+            retries=False,
+            redirect=False,
+        )
+
+
+def in_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bool:
+    """Whether this process runs in a pod that may talk to its API server."""
+    return "KUBERNETES_SERVICE_HOST" in environment and (folder / "token").exists()
+
+
+def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Connection:
+    """The API server of the cluster this pod runs in, with the service account's own token."""
+    host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
+    pool = urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), socket_options=_keep_alive(), maxsize=4)
+    return Connection(
+        host=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        pool=pool,
+        authorization=_TokenFile(folder / "token"),
+        namespace=(folder / "namespace").read_text().strip(),
+        cluster=None,
+    )
+
+
+def from_kubeconfig(path: str | None, context: str | None) -> Connection:
+    """The API server of a kubeconfig's context, as kubectl would reach it. Raises `UsageError`."""
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.client.rest import RESTClientObject
+    from kubernetes.config import ConfigException, list_kube_config_contexts, load_kube_config
+
+    files = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(Path(file).expanduser().is_file() for file in files.split(os.pathsep) if file):
+        message = f"there is no kubeconfig at {files}, and this is not a pod: name one with --kubeconfig"
+        raise UsageError(message)
+    configuration = Configuration()
+    configuration.keep_alive = True
+    try:
+        contexts, current = list_kube_config_contexts(files)
+        load_kube_config(files, context, configuration, persist_config=False)
+    except (ConfigException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        message = f"the kubeconfig {files} cannot be used: {error}"
+        raise UsageError(message) from error
+    chosen = next((known for known in contexts if known["name"] == context), current)["context"]
+    return Connection(
+        host=configuration.host.rstrip("/"),
+        pool=RESTClientObject(configuration).pool_manager,
+        authorization=lambda: configuration.get_api_key_with_prefix("BearerToken"),
+        namespace=chosen.get("namespace") or "default",
+        cluster=chosen["cluster"],
+    )
+
+
+class _TokenFile:
+    """A token that the kubelet replaces while we run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at = -_TOKEN_SECONDS
+        self._token = ""
+
+    def __call__(self) -> str:
+        if time.monotonic() - self._read_at >= _TOKEN_SECONDS:
+            self._token, self._read_at = self._path.read_text().strip(), time.monotonic()
+        return f"Bearer {self._token}"
+
+
+def _keep_alive() -> list[tuple[int, int, int]]:
+    """TCP keepalive after 30 s of silence: a dead peer is noticed while a quiet watch waits."""
+    import socket
+
+    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # Linux has all three, other systems fewer
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options

@@ -1,0 +1,257 @@
+"""The Kubernetes API as a `Source`.
+
+What is normal while an API server starts is waited for here, as long as the run allows: refused connections, 429 and 503
+with their Retry-After, 500 and 504, and for a moment also a 403 or a 404, since a server that has just started answers so
+before it has loaded its rules and definitions. Everything else is translated into `job.errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+
+import msgspec
+import urllib3
+from urllib3.exceptions import HTTPError, SSLError
+
+from job.change import Resource
+from job.errors import ActionNeeded, Expired, Forbidden, NotServed, OutOfTime, Unauthorized, Unavailable
+from job.logs import event
+from job.ports import Frame, Identity, Page, Patience, Query, Stream
+from job.sources import frames
+from job.sources.connection import Connection
+
+_WHOLE = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_READ_SECONDS = 10.0
+_WATCH_SLACK = 15.0
+"""A quiet watch may be silent for its whole time; only beyond that is the peer dead."""
+_SEGMENT = 65536
+_STARTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN})
+_STARTING_SECONDS = 2.0
+"""How long a 403 or 404 may still be a server that is starting (60 ms were seen)."""
+_FIRST_CONTACT_SECONDS = 20.0
+"""How long a server that has never answered is asked."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+_TRANSIENT = frozenset({429, 500, 502, 503, 504})
+
+log = logging.getLogger(__name__)
+
+
+class KubernetesSource:
+    """One resource, in one namespace or in all."""
+
+    def __init__(self, connection: Connection, resource: Resource, namespace: str, patience: Patience) -> None:
+        self._connection = connection
+        self._resource = resource
+        self._namespace = namespace
+        self._patience = patience
+        self._api = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
+        self._kind = ""
+        self._answered = False
+
+    def identity(self) -> Identity:
+        """The uids of namespace kube-system and of the CustomResourceDefinition, as far as they may be read."""
+        cluster = self._uid("/api/v1/namespaces/kube-system")
+        # Groups without a dot are built in.
+        definition = (
+            self._uid(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{self._resource.group_resource}")
+            if "." in self._resource.group
+            else None
+        )
+        return Identity(cluster, definition)
+
+    def namespace_exists(self) -> bool | None:
+        """Whether the scope's namespace does; None where the credentials may not read it."""
+        response = self._request(f"/api/v1/namespaces/{self._namespace}", {}, _METADATA, "get", accepted=_STARTING)
+        return {HTTPStatus.OK: True, HTTPStatus.NOT_FOUND: False}.get(HTTPStatus(response.status))
+
+    def kind(self) -> str:
+        """The resource's kind, from discovery, which every authenticated user may read."""
+        if not self._kind:
+            found = self._discovered()
+            if not found:
+                raise self._not_served()
+            self._kind = found.kind
+        return self._kind
+
+    def list(self, query: Query) -> Page:
+        """One page."""
+        parameters: dict[str, str | int] = {"limit": query.limit}
+        if query.token:
+            parameters["continue"] = query.token
+        elif query.at:
+            parameters |= {"resourceVersion": query.at, "resourceVersionMatch": "Exact"}
+        if query.name:
+            parameters["fieldSelector"] = f"metadata.name={query.name}"
+        path = self._path(query.namespace or self._namespace)
+        response = self._request(path, parameters, _WHOLE if query.whole else _METADATA_LIST, "list")
+        try:
+            return (frames.whole_page if query.whole else frames.metadata_page)(response.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            message = f"{self._connection.host}{path} did not answer with a list: {error}"
+            raise Unavailable(message) from error
+
+    def watch(self, version: int, seconds: int) -> Stream:
+        """Open a watch."""
+        parameters: dict[str, str | int] = {
+            "watch": "1",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": seconds,
+        }
+        path = self._path(self._namespace)
+        return _Watch(self._request(path, parameters, _WHOLE, "watch", read_seconds=seconds + _WATCH_SLACK))
+
+    def decode(self, line: bytes) -> Frame:
+        """What a frame says."""
+        try:
+            return frames.frame(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            message = f"a watch frame cannot be read: {error}"
+            raise Unavailable(message) from error
+
+    def _path(self, namespace: str) -> str:
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        return f"{self._api}{scope}/{self._resource.plural}"
+
+    def _uid(self, path: str) -> str | None:
+        response = self._request(path, {}, _METADATA, "get", accepted=_STARTING)
+        if response.status != HTTPStatus.OK:
+            return None
+        uid: str = msgspec.json.decode(response.data)["metadata"]["uid"]
+        return uid
+
+    def _discovered(self) -> frames.ApiResource | None:
+        response = self._request(self._api, {}, _WHOLE, "get", accepted=_STARTING)
+        if response.status != HTTPStatus.OK:
+            return None
+        resources = msgspec.json.decode(response.data, type=frames.ApiResources).resources
+        return next((found for found in resources if found.name == self._resource.plural), None)
+
+    def _request(
+        self,
+        path: str,
+        parameters: Mapping[str, str | int],
+        accept: str,
+        verb: str,
+        *,
+        read_seconds: float = _READ_SECONDS,
+        accepted: frozenset[int] = frozenset(),
+    ) -> urllib3.BaseHTTPResponse:
+        """A GET that is answered with 200 or an accepted status, after as many attempts as there is time for."""
+        waited = pause = 0.0
+        while True:
+            pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
+            try:
+                response = self._connection.get(path, parameters, accept, read_seconds, stream=verb == "watch")
+            except SSLError as error:
+                message = f"the TLS connection to {self._connection.host} failed: {error}"
+                raise ActionNeeded(message) from error
+            except HTTPError as error:
+                trouble = f"{self._connection.host} cannot be reached: {_plain(error)}"
+                if not self._answered and waited > _FIRST_CONTACT_SECONDS:
+                    raise Unavailable(trouble) from error
+            else:
+                self._answered = True
+                if response.status == HTTPStatus.OK or response.status in accepted:
+                    return response
+                failed = frames.status(response.data)
+                said = (failed and failed.message) or response.data[:200].decode(errors="replace").strip()
+                trouble = f"{self._connection.host} answered {response.status}: {said}"
+                starting = response.status in _STARTING and waited < _STARTING_SECONDS
+                if response.status not in _TRANSIENT and not starting:
+                    raise self._translated(response.status, said, verb)
+                wait = max(wait, _retry_after(response))
+            log.log(
+                logging.DEBUG if waited < _STARTING_SECONDS else logging.WARNING,
+                "%s; trying again",
+                trouble,
+                extra=event("api.retry", verb=verb),
+            )
+            try:
+                self._patience.pause(wait)
+            except OutOfTime as error:
+                raise Unavailable(trouble) from error
+            waited += wait
+
+    def _translated(self, status: int, said: str, verb: str) -> Exception:
+        resource, scope = self._resource.group_resource, f"-n {self._namespace}" if self._namespace else "-A"
+        if status == HTTPStatus.GONE:
+            return Expired(said)
+        if status == HTTPStatus.UNAUTHORIZED:
+            return Unauthorized(
+                f"{self._connection.host} refused the credentials ({said}): they are expired, or for another cluster; "
+                f"`kubectl get {resource} {scope}` with the same kubeconfig shows it"
+            )
+        if status == HTTPStatus.FORBIDDEN:
+            return Forbidden(
+                f"no right to {verb} {resource} {scope}: {said}\n"
+                f"`kubectl auth can-i {verb} {resource} {scope}` with the same credentials shows it"
+            )
+        if status == HTTPStatus.NOT_FOUND:
+            return self._not_served()
+        return ActionNeeded(f"{self._connection.host} answered {status} to {verb} {resource}: {said}")
+
+    def _not_served(self) -> NotServed:
+        with suppress(Exception):
+            found = self._discovered()
+            if found and self._namespace and not found.namespaced:
+                return NotServed(f"{self._resource} belongs to no namespace: use --all-namespaces")
+        return NotServed(
+            f"the API server does not serve {self._resource}: install its CustomResourceDefinition, or correct "
+            "--resource (`kubectl api-resources` lists what there is)"
+        )
+
+
+class _Watch:
+    """An open watch, cut into frames. Linear in its bytes, also for frames of 1.5 MB."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response = response
+        self._closed = False
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        tail: list[bytes] = []
+        try:
+            for segment in self._response.stream(_SEGMENT, decode_content=True):
+                *lines, rest = segment.split(b"\n")
+                if lines:
+                    lines[0], tail = b"".join([*tail, lines[0]]), []
+                    if whole := [line for line in lines if line.strip()]:  # blank lines are legal
+                        yield whole
+                tail.append(rest)
+        except (HTTPError, OSError) as error:
+            if not self._closed:
+                message = f"the connection to the API server broke: {_plain(error)}"
+                raise Unavailable(message) from error
+        else:
+            if b"".join(tail).strip() and not self._closed:
+                message = "the watch ended in the middle of a frame"
+                raise Unavailable(message)
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """End the watch, from any thread."""
+        self._closed = True
+        with suppress(ValueError, RuntimeError, OSError):  # it has ended already
+            self._response.shutdown()
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    """Seconds that the server asks to wait; a date instead of a number, which Kubernetes never sends, counts as 1."""
+    value = response.headers.get("Retry-After")
+    if value is None:
+        return 0.0
+    return float(value) if value.isdigit() else 1.0
+
+
+def _plain(error: Exception) -> str:
+    """urllib3's message without the object it begins with."""
+    return str(error).rpartition(">: ")[2] or str(error)

@@ -1,0 +1,1 @@
+"""Where the checkpoint is kept."""

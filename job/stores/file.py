@@ -1,0 +1,91 @@
+"""A checkpoint in a local file: compare-and-swap under a lock, and whole after a crash at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+from job.errors import ActionNeeded, Unavailable
+from job.ports import Conflict, Stored
+
+_LOCK_POLL = 0.05
+
+
+class FileStore:
+    """One file. The token of a value is the hash of its bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> Stored | None:
+        """The file's bytes."""
+        with _translated(self._path):
+            try:
+                data = self._path.read_bytes()
+            except FileNotFoundError:
+                return None
+        return Stored(data, _token(data))
+
+    def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
+        """Replace the file by renaming a complete one over it."""
+        with _translated(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # The folder is locked, not the file, which the rename replaces.
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _lock(folder, timeout, self._path)
+                stored = self.load()
+                if (stored.token if stored else None) != replacing:
+                    raise Conflict
+                self._replace(data)
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return _token(data)
+
+    def _replace(self, data: bytes) -> None:
+        written, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        try:
+            with os.fdopen(written, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self._path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def _token(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
+def _lock(folder: int, timeout: float, path: Path) -> None:
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                message = f"another process holds the lock of {path}"
+                raise Unavailable(message) from error
+            time.sleep(_LOCK_POLL)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        message = f"the checkpoint {path} cannot be used: {error.strerror}"
+        raise ActionNeeded(message) from error
+    except OSError as error:
+        message = f"the checkpoint {path} cannot be read or written: {error.strerror}"
+        raise Unavailable(message) from error

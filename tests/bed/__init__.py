@@ -1,0 +1,9 @@
+"""The test bed: real servers on this machine for the tests, without a cluster, a container or root.
+
+`ControlPlane` is a real kube-apiserver with its etcd, brought up in a folder in a few seconds; `Cluster` is the
+administrator's hand on it; `workflow` builds the objects. The servers are built once from the Go module beside this
+file (`python -m tests.bed.binaries`) and kept in the user's cache folder.
+
+The bed has no controllers: no Argo, no garbage collection, and a deleted namespace stays Terminating. What changes is
+what the test changes.
+"""

@@ -1,0 +1,287 @@
+"""A private control plane in one folder: etcd and kube-apiserver as processes of this test run, on loopback."""
+
+import contextlib
+import hashlib
+import logging
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import trustme
+import yaml
+
+from tests.bed import binaries
+from tests.bed.api import ClusterError, Query
+from tests.bed.cluster import WORKFLOWS, Cluster
+from tests.bed.etcd import Etcd
+from tests.bed.process import Server, ServerCrashedError, free_port
+from tests.bed.waiting import wait_until
+
+_log = logging.getLogger(__name__)
+
+# The groups of each user; those without have no rights until a test binds them.
+_USERS = {"admin": "system:masters", "watcher": "", "watcher2": "", "nobody": ""}
+_TOKEN_HOURS = 24
+_CONFLICT = 409
+_GONE = 410
+_PORT_ATTEMPTS = 4
+_LINGERS = timedelta(seconds=75)
+# The API server's cache looks every 15 s whether etcd was compacted.
+# https://github.com/kubernetes/apiserver/blob/v0.37.2/pkg/storage/cacher/compactor.go
+_COMPACTION_SEEN = timedelta(seconds=40)
+
+
+class ControlPlane:
+    """A real kube-apiserver with its etcd; use it as a context manager, or `start` and `stop` it.
+
+    There are no controllers. The users admin, watcher, watcher2 and nobody log in by token; only admin has rights.
+    Tests of one module can share one, with a namespace each; those that restart, rewind or compact want their own.
+    """
+
+    def __init__(self, folder: Path, *, api_flags: Sequence[str] = ()) -> None:
+        """Prepare a control plane in `folder`, with further flags for the API server; nothing runs yet."""
+        self.folder = folder
+        self.url = ""
+        self.ca_file = folder / "ca.crt"
+        self._api_flags = tuple(api_flags)
+        self._tokens = {user: secrets.token_hex(16) for user in _USERS}
+        self._etcd: Etcd | None = None
+        self._api: Server | None = None
+        self._snapshots = 0
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start both servers and return when the API server is ready."""
+        began = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_credentials()
+        try:
+            self._start_etcd()
+            self._start_api_server()
+        except BaseException:
+            self.stop()
+            raise
+        _log.info("bed.control_plane.ready url=%s seconds=%.1f", self.url, time.monotonic() - began)
+
+    def stop(self) -> None:
+        """End both servers; the folder stays."""
+        if self._api is not None:
+            self._api.kill()
+        if self._etcd is not None:
+            self._etcd.stop()
+
+    def token(self, user: str) -> str:
+        """Return the token by which a user logs in; the same for as long as this object lives."""
+        return self._tokens[user]
+
+    def cluster(self, user: str = "admin") -> Cluster:
+        """Open a connection as a user; close it, or use it as a context manager."""
+        return Cluster(self.url, token=self.token(user), ca_file=self.ca_file)
+
+    def kubeconfig(
+        self,
+        user: str = "admin",
+        *,
+        namespace: str = "default",
+        server: str | None = None,
+        cluster_name: str = "bed",
+        token: str | None = None,
+    ) -> Path:
+        """Write a kubeconfig file with a user's token, or another, and return its path.
+
+        `server` is another URL to go to, a proxy's; one without TLS is given no CA. A path never changes its content.
+        """
+        cluster = {"server": server or self.url}
+        if urlsplit(cluster["server"]).scheme == "https":
+            cluster["certificate-authority"] = str(self.ca_file)
+        config: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": cluster_name, "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": self.token(user) if token is None else token}}],
+            "contexts": [{"name": user, "context": {"cluster": cluster_name, "user": user, "namespace": namespace}}],
+            "current-context": user,
+        }
+        text = yaml.safe_dump(config, sort_keys=False)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.kubeconfig"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def pod_files(self, namespace: str, service_account: str, folder: Path) -> dict[str, str]:
+        """Write what a pod finds under /var/run/secrets/kubernetes.io/serviceaccount, and return its environment.
+
+        The namespace must exist; the service account is created if it does not, as
+        `system:serviceaccount:NAMESPACE:NAME` without rights.
+        """
+        accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+        request = {"spec": {"expirationSeconds": _TOKEN_HOURS * 3600}}
+        with self.cluster() as admin:
+            try:
+                admin.request("POST", accounts, {"metadata": {"name": service_account}})
+            except ClusterError as error:
+                if error.status != _CONFLICT:
+                    raise
+            token = admin.request("POST", f"{accounts}/{service_account}/token", request)["status"]["token"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "token").write_text(token, encoding="utf-8")
+        (folder / "ca.crt").write_bytes(self.ca_file.read_bytes())
+        (folder / "namespace").write_text(namespace, encoding="utf-8")
+        address = urlsplit(self.url)
+        return {"KUBERNETES_SERVICE_HOST": str(address.hostname), "KUBERNETES_SERVICE_PORT": str(address.port)}
+
+    def stop_api(self, *, kill: bool = True) -> None:
+        """End the API server, by -9, or gracefully: with a watch open it then lingers for up to a minute."""
+        if kill:
+            self._server.kill()
+        else:
+            self._server.stop(_LINGERS)
+
+    def start_api(self) -> None:
+        """Start the API server where it was before, and return when it is ready."""
+        self._server.start()
+        with self.cluster() as admin:
+            # A server that calls itself ready still refuses watches of custom resources, with 429, for a moment.
+            self._server.wait_until_ready(admin.settled)
+
+    def restart_api(self, *, kill: bool = True) -> None:
+        """End the API server and start it again: every older version is then expired for a watch."""
+        self.stop_api(kill=kill)
+        self.start_api()
+
+    @contextlib.contextmanager
+    def frozen_api(self) -> Iterator[None]:
+        """Let the API server hang inside the block: it holds its connections open and says nothing."""
+        self._server.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send(signal.SIGCONT)
+
+    def snapshot(self) -> Path:
+        """Copy the cluster's state to a new folder and return it; the servers are away meanwhile."""
+        self._snapshots += 1
+        target = self.folder / f"snapshot-{self._snapshots}"
+        with self._stopped() as etcd:
+            etcd.copy_data(target)
+        return target
+
+    def restore(self, snapshot: Path) -> None:
+        """Rewind the cluster to a snapshot, versions included, as a restored backup of etcd does."""
+        with self._stopped() as etcd:
+            etcd.replace_data(snapshot)
+
+    def compact(self, revision: int | None = None, *, collection: str = WORKFLOWS, restart: bool = False) -> int:
+        """Drop the history before `revision`, by default before now, and return that revision.
+
+        Returns when it shows in `collection`: lists at an older version, and continue tokens of one, get 410. That
+        takes up to 15 s, with `restart` 2 s. Only the restart expires older versions for watches too: those live by the
+        API server's cache, not by etcd.
+        """
+        assert self._etcd is not None
+        revision = self._etcd.compact(revision)
+        if restart:
+            self.restart_api()
+        older: Query = {"resourceVersion": str(revision - 1), "resourceVersionMatch": "Exact"}
+        with self.cluster() as admin:
+            wait_until(lambda: _is_gone(admin, collection, older), _COMPACTION_SEEN, f"{collection} to be compacted")
+        return revision
+
+    @property
+    def _server(self) -> Server:
+        if self._api is None:
+            raise RuntimeError("the control plane was not started")
+        return self._api
+
+    @contextlib.contextmanager
+    def _stopped(self) -> Iterator[Etcd]:
+        assert self._etcd is not None
+        self.stop_api()
+        self._etcd.stop()
+        yield self._etcd
+        self._etcd.start()
+        self.start_api()
+
+    def _write_credentials(self) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca_file)
+        certificate = authority.issue_cert("127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc")
+        certificate.private_key_and_cert_chain_pem.write_to_path(self.folder / "tls.pem")
+        # Any key will do to sign the service accounts' tokens; a certificate's is one that trustme makes.
+        authority.issue_cert("service-accounts").private_key_pem.write_to_path(self.folder / "service-accounts.key")
+        lines = [f'{self._tokens[user]},{user},{user},"{groups}"\n' for user, groups in _USERS.items()]
+        (self.folder / "tokens.csv").write_text("".join(lines), encoding="utf-8")
+
+    def _start_etcd(self) -> None:
+        def start() -> None:
+            shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+            self._etcd = Etcd(self.folder)
+            self._etcd.start()
+
+        _on_free_ports(start)
+
+    def _start_api_server(self) -> None:
+        def start() -> None:
+            port = free_port()
+            self.url = f"https://127.0.0.1:{port}"
+            self._api = Server(self._api_command(port), self.folder / "kube-apiserver.log")
+            self.start_api()
+
+        _on_free_ports(start)
+
+    def _api_command(self, port: int) -> list[str]:
+        assert self._etcd is not None
+        return [
+            str(binaries.kube_apiserver().path),
+            *("--etcd-servers", self._etcd.url),
+            *("--bind-address", "127.0.0.1"),
+            *("--secure-port", str(port)),
+            # It would advertise its address to pods, and refuses a loopback one.
+            *("--endpoint-reconciler-type", "none"),
+            *("--tls-cert-file", str(self.folder / "tls.pem")),
+            *("--tls-private-key-file", str(self.folder / "tls.pem")),
+            *("--token-auth-file", str(self.folder / "tokens.csv")),
+            *("--authorization-mode", "Node,RBAC"),
+            *("--service-account-issuer", "https://kubernetes.default.svc"),
+            *("--service-account-key-file", str(self.folder / "service-accounts.key")),
+            *("--service-account-signing-key-file", str(self.folder / "service-accounts.key")),
+            # It wants the default service account, which a controller would have made.
+            *("--disable-admission-plugins", "ServiceAccount"),
+            *("--service-cluster-ip-range", "10.96.0.0/24"),
+            *self._api_flags,
+        ]
+
+
+def _on_free_ports(start: Callable[[], None]) -> None:
+    """Run `start`, which chooses its ports, again when another process took one of them in between."""
+    for attempts_left in reversed(range(_PORT_ATTEMPTS)):
+        try:
+            start()
+        except ServerCrashedError as error:
+            if not attempts_left or "address already in use" not in str(error):
+                raise
+        else:
+            return
+
+
+def _is_gone(cluster: Cluster, collection: str, query: Query) -> bool:
+    try:
+        cluster.request("GET", collection, query=query)
+    except ClusterError as error:
+        if error.status != _GONE:
+            raise
+        return True
+    return False

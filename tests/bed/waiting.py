@@ -1,0 +1,20 @@
+"""Waiting for a condition with a deadline, the only kind of waiting the tests do."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+_PAUSE_S = 0.02
+
+
+def wait_until(condition: Callable[[], bool], within: timedelta, what: str) -> None:
+    """Return as soon as `condition` holds.
+
+    Raises TimeoutError, which names `what`, when it does not hold `within` the time given; what `condition` raises goes
+    through.
+    """
+    deadline = time.monotonic() + within.total_seconds()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {within.total_seconds():g} s in vain for {what}")
+        time.sleep(_PAUSE_S)
