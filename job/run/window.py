@@ -82,12 +82,16 @@ class Window:
                 self._interrupted(ended)
 
     def open(self, version: int) -> None:
-        """Watch from `version` for the rest of the window, if that is long enough for a watch (R10)."""
+        """Watch from `version` for the rest of the window. A rest that is too short for a watch is left alone (R10).
+
+        But the first watch is always opened: a slow start must not keep run after run from getting anywhere.
+        """
         self.close()
         left = self._session.deadline.watch_left
-        if left < SHORTEST or (self._target and version >= self._target):
+        too_short = left < SHORTEST and self._session.summary.watches > 0
+        if too_short or (self._target and version >= self._target):
             return
-        seconds = SHORTEST if self._target else int(left)
+        seconds = SHORTEST if self._target else max(SHORTEST, round(left))
         self._session.summary.watches += 1
         self._reader = Reader(self._session.source, version, seconds).__enter__()
 
@@ -104,7 +108,7 @@ class Window:
                 message = f"resourceVersion {target} was not reached in time; the next run goes on from here"
                 raise OutOfTime(message)
             return session.position >= target
-        return session.deadline.watch_left < SHORTEST and self._reader is None
+        return session.deadline.watch_left < SHORTEST and session.summary.watches > 0 and self._reader is None
 
     def _lost(self, reason: Reason) -> None:
         session = self._session

@@ -1,32 +1,26 @@
 """A private control plane in one folder: etcd and kube-apiserver as processes of this test run, on loopback."""
 
 import contextlib
-import hashlib
 import logging
-import secrets
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
-
-import trustme
-import yaml
 
 from tests.bed import binaries
 from tests.bed.api import ClusterError, Query
 from tests.bed.cluster import WORKFLOWS, Cluster
+from tests.bed.credentials import Credentials
 from tests.bed.etcd import Etcd
 from tests.bed.process import Server, ServerCrashedError, free_port
 from tests.bed.waiting import wait_until
 
 _log = logging.getLogger(__name__)
 
-# The groups of each user; those without have no rights until a test binds them.
-_USERS = {"admin": "system:masters", "watcher": "", "watcher2": "", "nobody": ""}
 _TOKEN_HOURS = 24
 _CONFLICT = 409
 _GONE = 410
@@ -48,9 +42,9 @@ class ControlPlane:
         """Prepare a control plane in `folder`, with further flags for the API server; nothing runs yet."""
         self.folder = folder
         self.url = ""
-        self.ca_file = folder / "ca.crt"
         self._api_flags = tuple(api_flags)
-        self._tokens = {user: secrets.token_hex(16) for user in _USERS}
+        self._credentials = Credentials(folder)
+        self.ca_file = self._credentials.ca_file
         self._etcd: Etcd | None = None
         self._api: Server | None = None
         self._snapshots = 0
@@ -68,7 +62,7 @@ class ControlPlane:
         """Start both servers and return when the API server is ready."""
         began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_credentials()
+        self._credentials.write()
         try:
             self._start_etcd()
             self._start_api_server()
@@ -86,7 +80,7 @@ class ControlPlane:
 
     def token(self, user: str) -> str:
         """Return the token by which a user logs in; the same for as long as this object lives."""
-        return self._tokens[user]
+        return self._credentials.token(user)
 
     def cluster(self, user: str = "admin") -> Cluster:
         """Open a connection as a user; close it, or use it as a context manager."""
@@ -105,21 +99,9 @@ class ControlPlane:
 
         `server` is another URL to go to, a proxy's; one without TLS is given no CA. A path never changes its content.
         """
-        cluster = {"server": server or self.url}
-        if urlsplit(cluster["server"]).scheme == "https":
-            cluster["certificate-authority"] = str(self.ca_file)
-        config: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": cluster_name, "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": self.token(user) if token is None else token}}],
-            "contexts": [{"name": user, "context": {"cluster": cluster_name, "user": user, "namespace": namespace}}],
-            "current-context": user,
-        }
-        text = yaml.safe_dump(config, sort_keys=False)
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.kubeconfig"
-        path.write_text(text, encoding="utf-8")
-        return path
+        return self._credentials.write_kubeconfig(
+            user, namespace=namespace, server=server or self.url, cluster_name=cluster_name, token=token
+        )
 
     def pod_files(self, namespace: str, service_account: str, folder: Path) -> dict[str, str]:
         """Write what a pod finds under /var/run/secrets/kubernetes.io/serviceaccount, and return its environment.
@@ -215,16 +197,6 @@ class ControlPlane:
         self._etcd.start()
         self.start_api()
 
-    def _write_credentials(self) -> None:
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(self.ca_file)
-        certificate = authority.issue_cert("127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc")
-        certificate.private_key_and_cert_chain_pem.write_to_path(self.folder / "tls.pem")
-        # Any key will do to sign the service accounts' tokens; a certificate's is one that trustme makes.
-        authority.issue_cert("service-accounts").private_key_pem.write_to_path(self.folder / "service-accounts.key")
-        lines = [f'{self._tokens[user]},{user},{user},"{groups}"\n' for user, groups in _USERS.items()]
-        (self.folder / "tokens.csv").write_text("".join(lines), encoding="utf-8")
-
     def _start_etcd(self) -> None:
         def start() -> None:
             shutil.rmtree(self.folder / "etcd", ignore_errors=True)
@@ -251,13 +223,13 @@ class ControlPlane:
             *("--secure-port", str(port)),
             # It would advertise its address to pods, and refuses a loopback one.
             *("--endpoint-reconciler-type", "none"),
-            *("--tls-cert-file", str(self.folder / "tls.pem")),
-            *("--tls-private-key-file", str(self.folder / "tls.pem")),
-            *("--token-auth-file", str(self.folder / "tokens.csv")),
+            *("--tls-cert-file", str(self._credentials.certificate_file)),
+            *("--tls-private-key-file", str(self._credentials.certificate_file)),
+            *("--token-auth-file", str(self._credentials.token_file)),
             *("--authorization-mode", "Node,RBAC"),
             *("--service-account-issuer", "https://kubernetes.default.svc"),
-            *("--service-account-key-file", str(self.folder / "service-accounts.key")),
-            *("--service-account-signing-key-file", str(self.folder / "service-accounts.key")),
+            *("--service-account-key-file", str(self._credentials.signing_key_file)),
+            *("--service-account-signing-key-file", str(self._credentials.signing_key_file)),
             # It wants the default service account, which a controller would have made.
             *("--disable-admission-plugins", "ServiceAccount"),
             *("--service-cluster-ip-range", "10.96.0.0/24"),

@@ -84,6 +84,7 @@ class Server:
             is_ready = ready()
             # Asked after the probe: what answered may be another server, which took the port that this one died for.
             if not self.running:
+                self._reap()
                 raise ServerCrashedError(f"{self.name} ended by itself:\n{self.log_tail()}")
             return is_ready
 
