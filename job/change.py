@@ -1,7 +1,7 @@
 """The frozen values that everything else talks about.
 
-A resourceVersion is an `int`: versions of one resource are comparable integers of up to 128 bits (KEP-5504), 0 stands for
-"none". They are never compared across resources or clusters, and never subtracted.
+A resourceVersion is an `int`: versions of one resource are comparable integers of up to 128 bits (KEP-5504), 0 stands
+for "none". They are never compared across resources or clusters, and never subtracted.
 """
 
 from __future__ import annotations

@@ -95,13 +95,13 @@ class Refused(ActionNeeded):
         self.ids = ids
 
 
-class Expired(Exception):  # noqa: N818 - a turn the run takes, not an error
+class Expired(Exception):
     """The API server no longer has the history that was asked for (410)."""
 
 
-class Stopped(Exception):  # noqa: N818 - a turn the run takes, not an error
+class Stopped(Exception):
     """A signal asked the run to end."""
 
 
-class Superseded(Exception):  # noqa: N818 - a turn the run takes, not an error
+class Superseded(Exception):
     """Another run has moved the checkpoint meanwhile (R13)."""

@@ -1,8 +1,9 @@
 """A change as a CloudEvent 1.0 (pure).
 
-The attributes follow the CloudEvents specification, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>:
-extension names are lower-case letters and digits, and source + id is unique. Nothing of the present time goes in, so that
-a repeat of a change is the same message (P3).
+The attributes follow the CloudEvents specification,
+<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>: extension names are lower-case letters and
+digits, and source + id is unique. Nothing of the present time goes in, so that a repeat of a change is the same message
+(P3).
 """
 
 from __future__ import annotations

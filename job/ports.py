@@ -141,7 +141,7 @@ class Sink(Protocol):
         """
 
 
-class Conflict(Exception):  # noqa: N818 - a turn the run takes, not an error
+class Conflict(Exception):
     """The stored bytes are not the ones to be replaced."""
 
 

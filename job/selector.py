@@ -1,8 +1,8 @@
 """Label selectors in kubectl's grammar, evaluated here (pure).
 
-They are never sent to the server: there, an object that leaves the selection looks deleted, and its true deletion is not
-reported any more. The grammar is that of k8s.io/apimachinery/pkg/labels: `a=b`, `a==b`, `a!=b`, `a in (b,c)`,
-`a notin (b,c)`, `a`, `!a`, `a>1`, `a<1`, joined by commas, all of which must hold.
+They are never sent to the server: there, an object that leaves the selection looks deleted, and its true deletion is
+not reported any more. The grammar is that of k8s.io/apimachinery/pkg/labels: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a
+notin (b,c)`, `a`, `!a`, `a>1`, `a<1`, joined by commas, all of which must hold.
 """
 
 from __future__ import annotations

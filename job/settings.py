@@ -21,7 +21,9 @@ from job.errors import UsageError
 from job.selector import Selector
 
 _DURATION = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
-_RESOURCE = re.compile(r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>[a-z0-9.-]*))?")
+_RESOURCE = re.compile(
+    r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>[a-z0-9.-]*))?"
+)
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHORTEST_WINDOW = timedelta(seconds=3)
 _FROM_SERVICES = re.compile(r".*_SERVICE_.*|.*_PORT(_.*)?")
@@ -142,8 +144,8 @@ def default_checkpoint(state_folder: PurePath, scope: Scope) -> Address:
 def check_environment(names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a `WATCHER_*` variable that nothing reads: misspelt, it must not turn into a default.
 
-    Kubernetes makes variables for every Service of the namespace, `WATCHER_PORT` and `WATCHER_SERVICE_HOST` for one that
-    is called `watcher`: those pass.
+    Kubernetes makes variables for every Service of the namespace, `WATCHER_PORT` and `WATCHER_SERVICE_HOST` for one
+    that is called `watcher`: those pass.
     """
     known = set(known)
     for name in sorted(names):

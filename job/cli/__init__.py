@@ -18,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 app.command()(run)
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's own signature
+def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(version("workflow-watcher"))
         raise typer.Exit

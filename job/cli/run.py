@@ -17,8 +17,7 @@ from job.cli import options
 from job.cli.report import complain, default_format, summarise
 from job.errors import ExitCode, UsageError, WatcherError
 from job.logs import LogFormat, event, set_up
-from job.run import Ports
-from job.run import run as run_window
+from job.run import Ports, run as run_window
 from job.run.deadline import Deadline
 from job.selector import Selector
 from job.settings import (
@@ -108,7 +107,9 @@ def _run(settings: Settings, connection: Connection, deadline: Deadline, log_for
     try:
         summary = run_window(settings, ports, deadline, run_id=str(uuid.uuid4()))
     except Exception:
-        log.exception("A bug in workflow-watcher; the checkpoint stays as it was saved last", extra=event("run.crashed"))
+        log.exception(
+            "A bug in workflow-watcher; the checkpoint stays as it was saved last", extra=event("run.crashed")
+        )
         return int(ExitCode.BUG)
     summarise(summary, log_format)
     return int(summary.exit_code)
@@ -116,8 +117,7 @@ def _run(settings: Settings, connection: Connection, deadline: Deadline, log_for
 
 def _variables(context: typer.Context) -> Iterator[str]:
     """The environment variables of all commands' options."""
-    assert context.parent is not None
-    group = context.parent.command
+    group = context.parent.command if context.parent else None
     for command in getattr(group, "commands", {}).values():
         for option in command.params:
             if isinstance(option.envvar, str):
@@ -154,7 +154,7 @@ def _absolute(address: Address) -> Address:
     if address.scheme != "file":
         return address
     slash = "/" if address.path.endswith("/") else ""
-    return Address(address.scheme, os.path.abspath(os.path.expanduser(address.path)).rstrip("/") + slash)
+    return Address(address.scheme, f"{Path(address.path).expanduser().absolute()}{slash}")
 
 
 def _state_folder() -> Path:

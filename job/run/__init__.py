@@ -6,10 +6,11 @@ everything. Where it has not, a listing at some later version N tells the state 
 inventory is what must be told; watching goes on from N. Every change, however it is known, takes a position in one
 stream. Lanes publish it to the sink, in any order between objects, in order for each; the version and the inventory of
 the checkpoint move together over the acknowledged prefix of the stream, and are saved by compare-and-swap. So a run may
-be killed between any two lines: what it has published beyond its last save is published again by the next one, under the
-same ids, and nothing is lost.
+be killed between any two lines: what it has published beyond its last save is published again by the next one, under
+the same ids, and nothing is lost.
 
-Threads: the main one decides and queues; one reads the watch (`watch`); a few publish (`publish`); one saves (`commit`).
+Threads: the main one decides and queues; one reads the watch (`watch`); a few publish (`publish`); one saves
+(`commit`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from job.ports import Query, Sink, Source, Store, Stored
 from job.run import resume
 from job.run.commit import Commit
 from job.run.deadline import Deadline
-from job.run.session import Session, timestamp
 from job.run.resume import Current
+from job.run.session import Session, timestamp
 from job.run.summary import Summary
 from job.run.window import Window
 from job.settings import Settings
@@ -72,7 +73,7 @@ def run(
         )
         with ExitStack() as closing:
             closing.callback(commit.close)
-            session = Session(settings, ports.source, ports.sink, commit, deadline, summary, now)
+            session = Session(settings, ports.source, ports.sink, commit, deadline=deadline, summary=summary, now=now)
             closing.callback(session.publisher.close)
             _begin(session, known, current)
             try:

@@ -189,9 +189,7 @@ class Commit:
         if self._pending:
             with suppress(Unavailable, TimeoutError):
                 self._pending.result(timeout=SAVE / 2)
-        self._frame = msgspec.structs.replace(
-            self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :]
-        )
+        self._frame = msgspec.structs.replace(self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :])
         last = self._executor.submit(self._save_until, until)
         try:
             last.result(timeout=max(0.0, until - self._elapsed()) + 1)

@@ -94,7 +94,7 @@ class Deadline:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A stretch of the main thread that only reads: a signal ends it at once, in the middle of a socket read too."""
+        """A stretch of the main thread that only reads: a signal ends it at once, also in a socket read."""
         self.check()
         self._interruptible = True
         try:

@@ -14,7 +14,7 @@ GONE = 410
 
 
 def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None:
-    """Decide every frame of one watch; gives how it ended, or None as soon as `target` is reached (0: there is none)."""
+    """Decide every frame of one watch; gives how it ended, or None once `target` is reached (0: there is none)."""
     session.deadline.on_signal = reader.wake
     while True:
         if session.deadline.stopped:

@@ -180,7 +180,7 @@ def _publish(
     listed: int = 0,
     new: Provenance = Provenance.INFERRED,
 ) -> None:
-    """Publish the differences of one page: who lost a name first (R3), then the objects as they were at that version."""
+    """Publish the differences of one page: who lost a name first (R3), then the objects as they were at its version."""
     _publish_deletions(session, [gone for gone in differences if gone.kind is Kind.DELETED], listed=listed)
     kinds = {found.object.uid: found.kind for found in differences if found.kind is not Kind.DELETED}
     wanted = [found.object for found in differences if found.kind is not Kind.DELETED]
@@ -246,7 +246,9 @@ def _drifted(session: Session, differences: list[Difference], version: int) -> b
     if not differences:
         return False
     log.warning(
-        "The inventory and the server's own past differ at version %d", version, extra=event("audit.drift", version=version)
+        "The inventory and the server's own past differ at version %d",
+        version,
+        extra=event("audit.drift", version=version),
     )
     session.announce(Reason.DRIFTED, 0, version)
     return True

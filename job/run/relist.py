@@ -21,7 +21,7 @@ class Difference(msgspec.Struct, frozen=True):
     object: Object
 
 
-class WentBack(Exception):  # noqa: N818 - a turn the run takes, not an error
+class WentBack(Exception):
     """A known object has a lower version than it had: the cluster was rewound (R9)."""
 
 

@@ -61,7 +61,7 @@ def history_lost(saved: Checkpoint, current: Current) -> Reason | None:
 
 
 def proven(saved: Identity, current: Identity) -> bool:
-    """Whether this is certainly the cluster of the checkpoint: one of the two uids is known on both sides, and the same."""
+    """Whether this is certainly the cluster of the checkpoint: one of the uids is known on both sides, and the same."""
     return any(
         known is not None and known == found
         for known, found in ((saved.cluster, current.cluster), (saved.definition, current.definition))
@@ -69,7 +69,7 @@ def proven(saved: Identity, current: Identity) -> bool:
 
 
 def check_mass_deletion(known: int, gone: int) -> None:
-    """Ask a person before telling that most objects are gone, when nothing proves that this is the same cluster (R5)."""
+    """Ask a person before telling that most objects are gone, if nothing proves that this is the same cluster (R5)."""
     if known >= FEW and gone * 2 > known:
         message = (
             f"{gone} of {known} known objects are missing, and the credentials may not read what would prove that this "

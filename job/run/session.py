@@ -34,6 +34,7 @@ class Session:
         source: Source,
         sink: Sink,
         commit: Commit,
+        *,
         deadline: Deadline,
         summary: Summary,
         now: Callable[[], datetime],
@@ -89,7 +90,9 @@ class Session:
         So everything that survives is published anew: a version may stand for other content than it did before.
         """
         self.seen = {
-            uid: Known(known.namespace, known.name, 0, known.phase) for uid, known in self.seen.items() if not known.deleted
+            uid: Known(known.namespace, known.name, 0, known.phase)
+            for uid, known in self.seen.items()
+            if not known.deleted
         }
         self.commit.rewind(self.seen)
         self.position = 0

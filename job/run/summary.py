@@ -92,7 +92,7 @@ class Summary:
 WHY: Mapping[Reason, str] = {
     Reason.EXPIRED: "the API server no longer has that history, so everything was listed and compared",
     Reason.SILENT: "the API server closed the watch without a word, twice, so everything was listed and compared",
-    Reason.INTERRUPTED: "an earlier run stopped in the middle of a listing, so everything was listed and compared again",
+    Reason.INTERRUPTED: "an earlier listing was not published whole, so everything was listed and compared again",
     Reason.REWOUND: "the cluster went back in time, so everything was listed and published in a new epoch",
     Reason.RECREATED: "the CustomResourceDefinition was created anew, so everything was listed and compared",
     Reason.DRIFTED: "the daily comparison with the server's own past found events that the watch never had",

@@ -1,8 +1,8 @@
 """The reading thread: whole frames until the server ends the stream, and how it ended.
 
-It reads the socket promptly and does nothing else. A reader that falls a few seconds behind is closed by the API server,
-so deciding and publishing happen elsewhere. What it has read but nobody has taken is bounded: beyond that it stops
-reading, and watching again from the last frame taken loses nothing.
+It reads the socket promptly and does nothing else. A reader that falls a few seconds behind is closed by the API
+server, so deciding and publishing happen elsewhere. What it has read but nobody has taken is bounded: beyond that it
+stops reading, and watching again from the last frame taken loses nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Self
 
 from job.errors import Expired
 from job.ports import Source, Stream
@@ -59,7 +60,7 @@ class Reader:
         self._stream: Stream | None = None
         self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,7 +1,7 @@
 """The window of a run: find a version to watch from, and watch until the time is over.
 
-A watch may end for many reasons before that. While the history goes on, it is opened again where it ended; where it does
-not, a listing takes over, and the watch goes on from there.
+A watch may end for many reasons before that. While the history goes on, it is opened again where it ended; where it
+does not, a listing takes over, and the watch goes on from there.
 """
 
 from __future__ import annotations

@@ -185,6 +185,4 @@ def _object(thing: _Thing | _Phaseless, data: bytes) -> Object:
         annotations = about.annotations
         applied = None if annotations is None or annotations.last_applied is UNSET else annotations.last_applied
         data = trim(data, managed, applied)
-    return Object(
-        about.uid, about.namespace, about.name, int(about.resource_version), phase, about.labels or {}, data
-    )
+    return Object(about.uid, about.namespace, about.name, int(about.resource_version), phase, about.labels or {}, data)

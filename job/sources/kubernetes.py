@@ -1,8 +1,8 @@
 """The Kubernetes API as a `Source`.
 
-What is normal while an API server starts is waited for here, as long as the run allows: refused connections, 429 and 503
-with their Retry-After, 500 and 504, and for a moment also a 403 or a 404, since a server that has just started answers so
-before it has loaded its rules and definitions. Everything else is translated into `job.errors`.
+What is normal while an API server starts is waited for here, as long as the run allows: refused connections, 429 and
+503 with their Retry-After, 500 and 504, and for a moment also a 403 or a 404, since a server that has just started
+answers so before it has loaded its rules and definitions. Everything else is translated into `job.errors`.
 """
 
 from __future__ import annotations
