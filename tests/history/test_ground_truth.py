@@ -1,0 +1,182 @@
+"""The promise itself: what several writers did to a real API server, and what the sink was told."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+from tests.bed.cluster import WORKFLOW_CRD, Cluster
+from tests.bed.control_plane import ControlPlane
+from tests.bed.waiting import wait_until
+from tests.history.truth import gaps, stored, untold_versions, wrong_ends
+from tests.history.writers import Writers
+from tests.program import Outcome, Program, Running
+
+log = logging.getLogger(__name__)
+
+LOAD = 130.0
+"""Writes per second that the writers aim at; what they reach is logged, not asserted."""
+BETWEEN_RUNS = 3.0
+"""Seconds without a run, while the writers go on."""
+PATIENCE = timedelta(seconds=120)
+
+
+class Watched:
+    """Runs of the program, one after the other, into one file."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.sink = program.folder / "changes.jsonl"
+        self.outcomes: list[Outcome] = []
+
+    @property
+    def starts(self) -> list[str]:
+        """How each finished run started."""
+        return [outcome.summary["start"] for outcome in self.outcomes]
+
+    def start(self, window: str = "5s") -> Running:
+        """Start a run."""
+        return self._program.start(f"--sink=file:{self.sink}", self._program.checkpoint, f"--window={window}")
+
+    def finish(self, running: Running) -> None:
+        """Wait for a run, which must end well."""
+        with running:
+            outcome = running.finish()
+        assert outcome.code == 0, outcome.stderr
+        log.info("%s", outcome.summary["message"])
+        self.outcomes.append(outcome)
+
+    def run(self, window: str = "5s") -> None:
+        """One run, from start to end."""
+        self.finish(self.start(window))
+
+
+@contextmanager
+def under_load(cluster: Cluster, namespace: str, *, objects: int, seed: int) -> Iterator[Writers]:
+    """Writers at work."""
+    with Writers(cluster, namespace, objects=objects, writes_per_second=LOAD, seed=seed) as writers:
+        yield writers
+        log.info("%d writes to %d objects, %.0f a second", writers.truth.writes, len(writers.truth.lives), writers.rate)
+
+
+def test_five_runs_tell_every_version_in_order_and_every_deletion(
+    program: Program, cluster: Cluster, namespace: str
+) -> None:
+    """With 1,000 Workflows of 2-20 KB under load, nothing is missing, nothing is false, and no gap is announced."""
+    watched = Watched(program)
+    with under_load(cluster, namespace, objects=1000, seed=1) as writers:
+        for _ in range(4):
+            watched.run()
+            time.sleep(BETWEEN_RUNS)
+        wait_until(lambda: len(writers.truth.lives) >= 1000, PATIENCE, "1,000 Workflows to have lived")
+        last = watched.start()
+    watched.finish(last)
+    messages = stored(watched.sink)
+
+    assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
+    assert untold_versions(writers.truth, messages) == []
+    assert gaps(messages) == []
+    assert len({message["id"] for message in messages}) == len(messages)
+
+
+def restart(control_plane: ControlPlane, cluster: Cluster) -> None:
+    """Expire every version that was ever given out."""
+    control_plane.restart_api()
+
+
+def change_the_crd(control_plane: ControlPlane, cluster: Cluster) -> None:
+    """Change the CRD's spec, as an upgrade of Argo does."""
+    column = {"name": f"C{random.randrange(10**9)}", "type": "string", "jsonPath": ".status.phase"}
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
+    change = [{"op": "add", "path": "/spec/versions/0/additionalPrinterColumns/-", "value": column}]
+    cluster.request("PATCH", path, change, content_type="application/json-patch+json")
+
+
+@pytest.mark.parametrize("event", [restart, change_the_crd])
+def test_an_expired_version_costs_no_last_state_and_no_deletion(
+    event: Callable[[ControlPlane, Cluster], None],
+    control_plane: ControlPlane,
+    program: Program,
+    cluster: Cluster,
+    namespace: str,
+) -> None:
+    """After the history was lost between two runs, a gap says so, and the ends of all stories are told."""
+    watched = Watched(program)
+    with under_load(cluster, namespace, objects=200, seed=2) as writers:
+        watched.run()
+        event(control_plane, cluster)
+        watched.run()
+        last = watched.start()
+    watched.finish(last)
+    messages = stored(watched.sink)
+
+    assert watched.starts == ["first", "expired", "resumed"]
+    assert [message["data"]["reason"] for message in gaps(messages)] == ["expired"]
+    assert wrong_ends(writers.truth, messages) == []
+
+
+def test_an_api_server_restart_in_mid_run_costs_no_last_state_and_no_deletion(
+    control_plane: ControlPlane, program: Program, cluster: Cluster, namespace: str
+) -> None:
+    """A run goes on through a restart of the API server, and the ends of all stories are told."""
+    watched = Watched(program)
+    with under_load(cluster, namespace, objects=200, seed=3) as writers:
+        watched.run()
+        running = watched.start("20s")
+        told = len(stored(watched.sink))
+        wait_until(lambda: len(stored(watched.sink)) > told + 200, PATIENCE, "the run to be watching")
+        control_plane.restart_api()
+        watched.finish(running)
+        last = watched.start()
+    watched.finish(last)
+    messages = stored(watched.sink)
+
+    assert watched.starts == ["first", "resumed", "resumed"]
+    assert [message["data"]["reason"] for message in gaps(messages)] == ["expired"]
+    assert wrong_ends(writers.truth, messages) == []
+
+
+def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, namespace: str) -> None:
+    """After four runs that were killed -9 in mid-watch, the next one has told every version in order."""
+    watched = Watched(program)
+    moments = random.Random(4)
+    with under_load(cluster, namespace, objects=200, seed=4) as writers:
+        watched.run()
+        for _ in range(4):
+            with watched.start("30s") as running:
+                told = len(stored(watched.sink))
+                more = moments.randrange(100, 400)
+                wait_until(lambda: len(stored(watched.sink)) > told + more, PATIENCE, "the run to publish")  # noqa: B023
+                running.send(signal.SIGKILL)
+        last = watched.start()
+    watched.finish(last)
+    messages = stored(watched.sink)
+
+    assert watched.starts == ["first", "resumed"]
+    assert untold_versions(writers.truth, messages) == []
+    assert gaps(messages) == []
+    assert len({message["id"] for message in messages}) < len(messages)  # the kills did cost repeats
+
+
+def test_two_runs_at_once_lose_nothing(program: Program, cluster: Cluster, namespace: str) -> None:
+    """Two runs on one checkpoint both tell the truth, one of them saves, and the other says that it was overtaken."""
+    watched = Watched(program)
+    with under_load(cluster, namespace, objects=200, seed=5) as writers:
+        watched.run()
+        both = [watched.start(), watched.start()]
+        for running in both:
+            watched.finish(running)
+        last = watched.start()
+    watched.finish(last)
+    messages = stored(watched.sink)
+
+    assert sorted(outcome.summary["saved"] for outcome in watched.outcomes[1:3]) == [False, True]
+    assert untold_versions(writers.truth, messages) == []
+    assert gaps(messages) == []

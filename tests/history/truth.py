@@ -1,0 +1,119 @@
+"""The ground truth that writers keep, and the comparison of a sink with it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Life:
+    """One object, from its creation on."""
+
+    versions: list[int] = field(default_factory=list)
+    deleted: bool = False
+
+
+class Truth:
+    """uid -> what the API server confirmed to the writer of that object. Filled by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.lives: dict[str, Life] = defaultdict(Life)
+        self.writes = 0
+
+    def wrote(self, answer: dict[str, Any]) -> None:
+        """The server answered a create or a patch with this object."""
+        with self._lock:
+            self.writes += 1
+            versions = self.lives[answer["metadata"]["uid"]].versions
+            version = int(answer["metadata"]["resourceVersion"])
+            if not versions or version > versions[-1]:  # a patch that changes nothing makes no version
+                versions.append(version)
+
+    def deleted(self, uid: str) -> None:
+        """The server confirmed the deletion."""
+        with self._lock:
+            self.writes += 1
+            self.lives[uid].deleted = True
+
+
+def stored(file: Path) -> list[Message]:
+    """The messages of a `file:` sink."""
+    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+
+
+def gaps(messages: list[Message]) -> list[Message]:
+    """The gap messages."""
+    return [message for message in messages if message["type"].endswith(".gap")]
+
+
+def told(messages: list[Message]) -> dict[str, list[Message]]:
+    """uid -> its messages, in the order of the sink, repeats left out."""
+    seen: set[str] = set()
+    lives: dict[str, list[Message]] = defaultdict(list)
+    for message in messages:
+        if "k8suid" in message and message["id"] not in seen:
+            seen.add(message["id"])
+            lives[message["k8suid"]].append(message)
+    return lives
+
+
+def untold_versions(truth: Truth, messages: list[Message]) -> list[str]:
+    """How the sink differs from the truth, where the whole history could be watched.
+
+    Every version in order, every deletion last. Only what lies before the first listing may be missing: older versions
+    of an object that is told as `initial`, and whole lives that ended before.
+    """
+    watched_from = min(int(message["resourceversion"]) for message in messages if message["provenance"] == "observed")
+    lives = told(messages)
+    wrong = []
+    for uid, life in truth.lives.items():
+        heard = [message for message in lives.get(uid, []) if "resourceversion" in message]
+        versions = [int(message["resourceversion"]) for message in heard]
+        deletions = [message for message in lives.get(uid, []) if message["type"].endswith(".deleted")]
+        if deletions:
+            versions = versions[:-1]
+        wanted = life.versions
+        if heard and heard[0]["provenance"] == "initial":
+            wanted = [version for version in wanted if version >= versions[0]]
+        elif not heard and life.deleted and life.versions[-1] < watched_from:
+            continue
+        if versions != wanted:
+            wrong.append(f"{uid}: told {versions}, written {wanted}")
+        wrong.extend(_wrong_end(uid, life, lives.get(uid, [])))
+    wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
+    return wrong
+
+
+def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
+    """How the sink differs from the truth in last states and deletions: what must hold whatever history was lost."""
+    lives = told(messages)
+    wrong = []
+    for uid, life in truth.lives.items():
+        heard = lives.get(uid, [])
+        if not heard and life.deleted:
+            continue  # born and dead unseen
+        versions = [int(message["resourceversion"]) for message in heard if "resourceversion" in message]
+        if versions != sorted(versions):
+            wrong.append(f"{uid}: told out of order: {versions}")
+        if not life.deleted and (not versions or versions[-1] != life.versions[-1]):
+            wrong.append(f"{uid}: last told {versions[-1:]}, last written {life.versions[-1]}")
+        wrong.extend(_wrong_end(uid, life, heard))
+    wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
+    return wrong
+
+
+def _wrong_end(uid: str, life: Life, heard: list[Message]) -> list[str]:
+    deletions = [place for place, message in enumerate(heard) if message["type"].endswith(".deleted")]
+    if life.deleted and deletions != [len(heard) - 1]:
+        return [f"{uid}: deleted, and told so at {deletions} of {len(heard)} messages"]
+    if not life.deleted and deletions:
+        return [f"{uid}: alive, and told to be deleted"]
+    return []
