@@ -18,42 +18,53 @@ _USUAL_START = re.compile(rb'\{(?:"(?:apiVersion|kind)":"[^"]*",){0,2}"metadata"
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def trim(data: bytes, managed_fields: msgspec.Raw | None, last_applied: msgspec.Raw | None) -> bytes:
-    """Cut both members out of the object's JSON; each is given as its value's own bytes, None where it is absent."""
+def trim(
+    text: bytes,
+    managed_fields: msgspec.Raw | None,
+    last_applied: msgspec.Raw | None,
+    *,
+    start: int = 0,
+    end: int | None = None,
+) -> bytes:
+    """Cut both members out of the object that is `text[start:end]`; copies its bytes once.
+
+    Each member is given as its value's own bytes, None where it is absent.
+    """
+    end = len(text) if end is None else end
     if managed_fields is None and last_applied is None:
-        return data
-    start = _metadata(data)
+        return text[start:end]
+    metadata = _metadata(text, start, end)
     cuts: list[tuple[int, int]] = []
     if managed_fields is not None:
-        cuts.append(_member(data, start, MANAGED_FIELDS + bytes(managed_fields)))
+        cuts.append(_member(text, metadata, MANAGED_FIELDS + bytes(managed_fields)))
     if last_applied is not None:
         # A label may have the same name; in built-in types labels come before annotations.
-        annotations = data.index(b'"annotations":{', start)
-        cuts.append(_member(data, annotations, LAST_APPLIED + bytes(last_applied)))
-    pieces, position = [], 0
+        annotations = text.index(b'"annotations":{', metadata)
+        cuts.append(_member(text, annotations, LAST_APPLIED + bytes(last_applied)))
+    view, pieces = memoryview(text), []
     for first, last in sorted(cuts):
-        pieces.append(data[position:first])
-        position = last
-    return b"".join((*pieces, data[position:]))
+        pieces.append(view[start:first])
+        start = last
+    return b"".join((*pieces, view[start:end]))
 
 
-def _member(data: bytes, start: int, member: bytes) -> tuple[int, int]:
+def _member(text: bytes, start: int, member: bytes) -> tuple[int, int]:
     """Where the member stands, with one of the commas beside it."""
-    first = data.index(member, start)
+    first = text.index(member, start)
     last = first + len(member)
-    if data[last : last + 1] == b",":
+    if text[last : last + 1] == b",":
         return first, last + 1
-    return first - (data[first - 1 : first] == b","), last
+    return first - (text[first - 1 : first] == b","), last
 
 
-def _metadata(data: bytes) -> int:
+def _metadata(text: bytes, start: int, end: int) -> int:
     """Where the value of the object's own `metadata` begins."""
-    if usual := _USUAL_START.match(data):
+    if usual := _USUAL_START.match(text, start):
         return usual.end()
     # A custom resource with a top-level key that sorts before "metadata": walk over the members in front of it.
-    position = 1
-    for name, value in _members(data).items():
-        position = _string_end(data, position) + 1
+    position = start + 1
+    for name, value in _members(memoryview(text)[start:end]).items():
+        position = _string_end(text, position) + 1
         if name == "metadata":
             return position
         position += len(memoryview(value)) + 1

@@ -72,7 +72,6 @@ def run(
             ports.store, stored, known, run_id=run_id, elapsed=lambda: deadline.elapsed, now=lambda: timestamp(now())
         )
         with ExitStack() as closing:
-            closing.callback(commit.close)
             session = Session(settings, ports.source, ports.sink, commit, deadline=deadline, summary=summary, now=now)
             closing.callback(session.publisher.close)
             _begin(session, known, current)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 
 import msgspec
@@ -144,7 +144,7 @@ class Commit:
         self._now = now
         self._saved_moves = 0
         self._saved_when = elapsed()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._saving = threading.Lock()
         self._pending: Future[None] | None = None
         self.ledger = Ledger(start)
         self.saves = 0
@@ -181,7 +181,7 @@ class Commit:
                 pending.result()
         if self.moved and self._elapsed() - self._saved_when >= SAVE_INTERVAL:
             self._saved_when = self._elapsed()
-            self._pending = self._executor.submit(self._save, SAVE)
+            self._pending = _in_background(self._save, SAVE)
 
     def finish(self, record: RunRecord) -> None:
         """The last save of the run, tried again while there is time."""
@@ -190,16 +190,12 @@ class Commit:
             with suppress(Unavailable, TimeoutError):
                 self._pending.result(timeout=SAVE / 2)
         self._frame = msgspec.structs.replace(self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :])
-        last = self._executor.submit(self._save_until, until)
+        last = _in_background(self._save_until, until)
         try:
             last.result(timeout=max(0.0, until - self._elapsed()) + 1)
         except TimeoutError as error:
             message = f"the checkpoint could not be saved within {SAVE:g} s"
             raise Unavailable(message) from error
-
-    def close(self) -> None:
-        """Wait for nothing: a save that hangs must not keep the process."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _save_until(self, until: float) -> None:
         pause = threading.Event()
@@ -212,16 +208,17 @@ class Commit:
                 pause.wait(_RETRY_PAUSE)
 
     def _save(self, timeout: float) -> None:
-        frame = msgspec.structs.replace(self._frame, sequence=self._frame.sequence + 1, saved_at=self._now())
-        self._frame = frame
-        checkpoint, moves = self.ledger.onto(frame)
-        try:
-            self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
-        except Conflict:
-            if self._adopt(checkpoint):
+        with self._saving:
+            frame = msgspec.structs.replace(self._frame, sequence=self._frame.sequence + 1, saved_at=self._now())
+            self._frame = frame
+            checkpoint, moves = self.ledger.onto(frame)
+            try:
                 self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
-        self._saved_moves = moves
-        self.saves += 1
+            except Conflict:
+                if self._adopt(checkpoint):
+                    self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
+            self._saved_moves = moves
+            self.saves += 1
 
     def _adopt(self, ours: Checkpoint) -> bool:
         """After a conflict: whose bytes are there, and must ours still be written? An answer may have been lost."""
@@ -239,3 +236,18 @@ class Commit:
             raise Superseded(message)
         self._token = stored.token
         return theirs.sequence != ours.sequence
+
+
+def _in_background(work: Callable[[float], None], seconds: float) -> Future[None]:
+    """Do it in a daemon thread: a save that hangs must not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def do() -> None:
+        try:
+            work(seconds)
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=do, name="save", daemon=True).start()
+    return future

@@ -21,16 +21,15 @@ def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None
             raise Stopped
         session.publisher.check()
         session.commit.tick()
-        block = reader.take(_TICK)
-        if isinstance(block, Ended):
-            return block
-        for line in block or ():
+        for line in reader.take(_TICK):
             failure = _decide(session, line)
             if failure:
                 return Ended(opened=True, frames=True, early=True, error=failure)
         session.ledger.acknowledge()
         if target and session.position >= target:
             return None
+        if ended := reader.ended:
+            return ended
 
 
 def _decide(session: Session, line: bytes) -> Exception | None:

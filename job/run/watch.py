@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Self
@@ -21,6 +22,9 @@ SHORTEST = 3
 CLOSED_EARLY = 1.0
 """Seconds before the asked end from which on an end is no longer the asked one (R10)."""
 _BUFFER = 16_000_000
+"""Bytes that may wait to be taken."""
+_GATHER = 0.01
+"""Seconds between the first frame and the taking of all that came: waking up for each costs more than deciding it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,10 @@ class Reader:
         self.version = version
         self._source = source
         self._seconds = seconds
-        self._blocks: SimpleQueue[list[bytes] | Ended | None] = SimpleQueue()
+        self._blocks: deque[list[bytes]] = deque()
+        self._ended: Ended | None = None
+        self._announced = False
+        self._announcements: SimpleQueue[None] = SimpleQueue()
         self._room = threading.Condition()
         self._buffered = 0
         self._closed = False
@@ -67,21 +74,31 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, timeout: float) -> list[bytes] | Ended | None:
-        """The next frames, or how the watch ended, or None when nothing came in `timeout` seconds."""
+    def take(self, timeout: float) -> list[bytes]:
+        """All frames that have come; waits up to `timeout` seconds for the first."""
         try:
-            block = self._blocks.get(timeout=timeout)
+            self._announcements.get(timeout=timeout)
         except Empty:
-            return None
-        if isinstance(block, list):
-            with self._room:
-                self._buffered -= sum(map(len, block))
-                self._room.notify()
-        return block
+            return []
+        if not self._ended:
+            time.sleep(_GATHER)
+        self._announced = False  # before emptying: what comes after that is announced again
+        frames: list[bytes] = []
+        while self._blocks:
+            frames += self._blocks.popleft()
+        with self._room:
+            self._buffered -= sum(map(len, frames))
+            self._room.notify()
+        return frames
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the watch ended; None while it goes on, or has frames that nobody has taken."""
+        return None if self._blocks else self._ended
 
     def wake(self) -> None:
         """Make a waiting `take` return; safe in a signal handler."""
-        self._blocks.put(None)
+        self._announcements.put(None)
 
     def close(self) -> None:
         """End the watch, also while the thread is blocked in a read."""
@@ -113,11 +130,15 @@ class Reader:
         except Exception as caught:  # noqa: BLE001 - handed to the main thread, which decides or raises
             error = caught
         early = time.monotonic() - began < self._seconds - CLOSED_EARLY
-        self._blocks.put(Ended(opened=self._stream is not None, frames=frames, early=early, error=error))
+        self._ended = Ended(opened=self._stream is not None, frames=frames, early=early, error=error)
+        self.wake()
 
     def _keep(self, block: list[bytes]) -> None:
         with self._room:
             while self._buffered >= _BUFFER and not self._closed:
                 self._room.wait()
             self._buffered += sum(map(len, block))
-        self._blocks.put(block)
+        self._blocks.append(block)
+        if not self._announced:
+            self._announced = True
+            self.wake()

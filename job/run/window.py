@@ -24,7 +24,7 @@ from job.settings import Initial
 
 AUDIT_INTERVAL = timedelta(days=1)
 _BETWEEN_WATCHES = 0.2
-"""Seconds before a watch that ended without a frame is opened again."""
+"""Seconds before a watch that ended early is opened again."""
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +139,7 @@ class Window:
             raise ended.error
         if session.deadline.watch_left < SHORTEST:
             return
-        if not ended.frames:
-            session.deadline.pause(_BETWEEN_WATCHES)
+        session.deadline.pause(_BETWEEN_WATCHES)
         with session.deadline.interruptible():
             version = session.source.list(Query(limit=1)).version
         if version < session.position:

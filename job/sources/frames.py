@@ -122,7 +122,7 @@ def frame(line: bytes) -> Frame:
     start = _STARTS[watched.type]
     if not (line.startswith(start) and line.endswith(b"}}")):
         return _unusual_frame(line)
-    return Event(kind, _object(watched.object, line[len(start) : -1]))
+    return Event(kind, _object(watched.object, line, len(start), len(line) - 1))
 
 
 def status(body: bytes) -> Status | None:
@@ -177,12 +177,14 @@ def _decoded(data: bytes) -> _Thing | _Phaseless:
         return _phaseless(data)
 
 
-def _object(thing: _Thing | _Phaseless, data: bytes) -> Object:
+def _object(thing: _Thing | _Phaseless, text: bytes, start: int = 0, end: int | None = None) -> Object:
+    """The object whose JSON is `text[start:end]`; empty where only metadata were asked for."""
     about = thing.metadata
     phase = thing.status.phase if isinstance(thing.status, _Status) else None
-    if data:
+    data = b""
+    if text:
         managed = None if about.managed_fields is UNSET else about.managed_fields
         annotations = about.annotations
         applied = None if annotations is None or annotations.last_applied is UNSET else annotations.last_applied
-        data = trim(data, managed, applied)
+        data = trim(text, managed, applied, start=start, end=end)
     return Object(about.uid, about.namespace, about.name, int(about.resource_version), phase, about.labels or {}, data)

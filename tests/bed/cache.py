@@ -48,14 +48,14 @@ def built_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def run_with_progress(
-    command: Sequence[str], what: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str], what: str, *, note: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> str:
     """Run a command that may take minutes, say so on standard error, and return its standard output.
 
     Raises BuildError with the end of what the command said when it fails.
     """
     began = time.monotonic()
-    _say(f"building {what} ...")
+    _say(f"building {what} ... {note}".rstrip())
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as output,
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
@@ -72,7 +72,8 @@ def run_with_progress(
         answer, complaint = output.read(), errors.read()
     if process.returncode != 0:
         tail = "\n".join((answer + complaint).splitlines()[-_TAIL_LINES:])
-        raise BuildError(f"building {what} failed with code {process.returncode}:\n{' '.join(command)}\n{tail}")
+        message = f"building {what} failed with code {process.returncode}:\n{' '.join(command)}\n{tail}"
+        raise BuildError(message)
     _say(f"built {what} in {time.monotonic() - began:.0f} s")
     return answer
 
@@ -94,4 +95,5 @@ def _acquire(lock: int, name: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"test bed: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"test bed: {text}\n")
+    sys.stderr.flush()

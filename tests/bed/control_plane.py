@@ -185,7 +185,8 @@ class ControlPlane:
     @property
     def _server(self) -> Server:
         if self._api is None:
-            raise RuntimeError("the control plane was not started")
+            message = "the control plane was not started"
+            raise RuntimeError(message)
         return self._api
 
     @contextlib.contextmanager

@@ -96,7 +96,8 @@ class Etcd:
         response = self._pool.request("POST", f"{self.url}/v3/{method}", json=body)
         answer: dict[str, Any] = json.loads(response.data)
         if response.status != _OK:
-            raise EtcdError(f"{method}: {answer}")
+            message = f"{method}: {answer}"
+            raise EtcdError(message)
         return answer
 
 

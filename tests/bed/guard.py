@@ -18,7 +18,8 @@ def main(command: list[str]) -> int:
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     # The guard must never end before the server, which nobody would be left to kill.
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.kill())
-    print(server.pid, flush=True)
+    sys.stdout.write(f"{server.pid}\n")
+    sys.stdout.flush()
     threading.Thread(target=_obey, args=(server,), daemon=True).start()
     code = server.wait()
     return code if code >= 0 else 128 - code

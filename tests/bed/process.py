@@ -54,7 +54,8 @@ class Server:
     def start(self) -> None:
         """Start the process; it is not yet ready."""
         if self.running:
-            raise RuntimeError(f"{self.name} runs already, as {self.pid}")
+            message = f"{self.name} runs already, as {self.pid}"
+            raise RuntimeError(message)
         with self.log.open("ab") as log:
             # -I -S: no site-packages, 10 ms instead of 40 (and no way for the tests' environment to break the guard).
             self._guard = subprocess.Popen(
@@ -69,7 +70,8 @@ class Server:
             first_line = answer.readline()
         if not first_line:
             self._reap()
-            raise ServerCrashedError(f"{self.name} did not start:\n{self.log_tail()}")
+            message = f"{self.name} did not start:\n{self.log_tail()}"
+            raise ServerCrashedError(message)
         self.pid = int(first_line)
         _log.debug("bed.server.started name=%s pid=%d", self.name, self.pid)
 
@@ -85,13 +87,15 @@ class Server:
             # Asked after the probe: what answered may be another server, which took the port that this one died for.
             if not self.running:
                 self._reap()
-                raise ServerCrashedError(f"{self.name} ended by itself:\n{self.log_tail()}")
+                message = f"{self.name} ended by itself:\n{self.log_tail()}"
+                raise ServerCrashedError(message)
             return is_ready
 
         try:
             wait_until(ready_or_crashed, within, f"{self.name} to be ready")
         except TimeoutError as error:
-            raise TimeoutError(f"{error}:\n{self.log_tail()}") from None
+            message = f"{error}:\n{self.log_tail()}"
+            raise TimeoutError(message) from None
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, SIGSTOP and SIGCONT for a server that hangs; a server that is gone takes none."""

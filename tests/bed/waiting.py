@@ -16,5 +16,6 @@ def wait_until(condition: Callable[[], bool], within: timedelta, what: str) -> N
     deadline = time.monotonic() + within.total_seconds()
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {within.total_seconds():g} s in vain for {what}")
+            message = f"waited {within.total_seconds():g} s in vain for {what}"
+            raise TimeoutError(message)
         time.sleep(_PAUSE_S)

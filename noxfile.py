@@ -1,0 +1,96 @@
+"""The only entry point: `nox` checks and tests everything, `nox -s demo` shows it at work."""
+
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "layers", "tests"]
+nox.options.reuse_venv = "yes"
+
+PYTHON_FILES = ("job", "tests", "docs", "examples", "noxfile.py")
+
+
+def install(session: nox.Session) -> None:
+    """Install the locked dependencies, and the program itself from this folder."""
+    session.install("--require-hashes", "-r", "requirements.txt")
+    session.install("--no-deps", "-e", ".")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, spelling, and formatting."""
+    install(session)
+    session.run("ruff", "check", *PYTHON_FILES)
+    session.run("ruff", "format", "--check", *PYTHON_FILES)
+    session.run("codespell", "job", "tests", "docs", "examples", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session)
+    session.run("mypy", "job", "tests", "docs", "examples")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that dependencies point one way."""
+    install(session)
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; the first time this builds etcd and kube-apiserver, which takes some minutes."""
+    install(session)
+    session.run("python", "-m", "tests.bed.binaries")
+    session.run("pytest", "-m", "not long", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Run the tests that take many minutes."""
+    install(session)
+    session.run("pytest", "-m", "long", "--log-cli-level=INFO", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests, the processes that they start included, and report the branches that nothing reaches."""
+    install(session)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-m", "not long", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Show three runs against a real control plane on this machine: a first one, a resumed one, an expired one."""
+    install(session)
+    session.run("python", "-m", "examples.three_runs", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the generated parts of the documentation anew."""
+    install(session)
+    session.run("python", "-m", "docs.generate")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Resolve the dependencies anew, and write requirements.txt."""
+    session.install("uv")
+    with tempfile.TemporaryDirectory() as folder:
+        # In a folder of its own, since a uv.lock names the registry that it was made with.
+        project = Path(folder)
+        (project / "pyproject.toml").write_text(Path("pyproject.toml").read_text())
+        (project / "README.md").touch()
+        exported = session.run(
+            "uv", "export", "--quiet", "--no-header", "--no-emit-project", "--no-annotate", f"--directory={project}",
+            silent=True, env={"VIRTUAL_ENV": ""},
+        )  # fmt: skip
+    Path("requirements.txt").write_text(f"# Written by `nox -s lock` from pyproject.toml.\n{exported}")

@@ -1,0 +1,1 @@
+"""Tests of what people see: refusals, help, the summary line."""

@@ -1,0 +1,128 @@
+"""A sink in memory that does what a test has written in its script."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Self
+
+from job.errors import Refused, Unavailable
+from job.message import Message
+from job.ports import Limits
+
+
+class Answer(Enum):
+    """What becomes of one batch."""
+
+    STORED = auto()
+    UNAVAILABLE = auto()
+    """Nothing is stored, and the sink says that it does not know."""
+    LOST = auto()
+    """Everything is stored, and the answer is lost."""
+    HALF = auto()
+    """The first half is stored, then the connection breaks."""
+    REFUSED = auto()
+    """The first message is refused for ever; nothing is stored."""
+    HANGS = auto()
+    """There is no answer until the sink is left."""
+
+
+class MemorySink:
+    """Keeps every message that it has stored, in order, also if its answer was lost.
+
+    A context manager: leaving it lets everything go that hangs. What breaks the contract of its caller, two batches of
+    one lane at the same time or a batch above the limits, is an `AssertionError` and stays in `broken`.
+    """
+
+    def __init__(self, *, lanes: int = 4, messages: int = 10, most_bytes: int = 100_000) -> None:
+        self.limits = Limits(lanes=lanes, messages=messages, bytes=most_bytes)
+        self.batches: list[tuple[int, list[Message]]] = []
+        self.broken: list[str] = []
+        self.otherwise = Answer.STORED
+        """The answer when the script is at its end."""
+        self.before: Callable[[int], object] = lambda _: None
+        """Called with the lane before anything is stored."""
+        self._script: deque[Answer] = deque()
+        self._lock = threading.Lock()
+        self._under_way: Counter[int] = Counter()
+        self._released = threading.Event()
+        self._shut: dict[int, threading.Event] = {}
+        self.asked = 0
+        """How often a batch came, whatever became of it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        for gate in self._shut.values():
+            gate.set()
+
+    @property
+    def stored(self) -> list[Message]:
+        """Every message, as often as it was stored."""
+        return [message for _, batch in self.batches for message in batch]
+
+    def answer(self, *answers: Answer) -> None:
+        """What to do with the next batches."""
+        self._script.extend(answers)
+
+    def forget(self) -> None:
+        """Drop what is left of the script."""
+        self._script.clear()
+
+    def shut(self, lane: int) -> None:
+        """Let the batches of a lane wait."""
+        self._shut[lane] = threading.Event()
+
+    def open(self, lane: int) -> None:
+        """Let them go on."""
+        self._shut.pop(lane).set()
+
+    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
+        with self._lock:
+            self.asked += 1
+            self._check(lane, messages, timeout)
+            self._under_way[lane] += 1
+            answer = self._script.popleft() if self._script else self.otherwise
+        try:
+            gate = self._shut.get(lane)
+            if gate:
+                gate.wait()
+            self.before(lane)
+            self._act(answer, lane, list(messages))
+        finally:
+            with self._lock:
+                self._under_way[lane] -= 1
+
+    def _act(self, answer: Answer, lane: int, messages: list[Message]) -> None:
+        message = f"the sink was told: {answer.name}"
+        if answer is Answer.HANGS:
+            self._released.wait()
+        if answer is Answer.REFUSED:
+            raise Refused(message, [messages[0].id])
+        kept = {Answer.STORED: len(messages), Answer.LOST: len(messages), Answer.HALF: len(messages) // 2}.get(answer, 0)
+        if kept:
+            with self._lock:
+                self.batches.append((lane, messages[:kept]))
+        if answer is not Answer.STORED:
+            raise Unavailable(message)
+
+    def _check(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
+        wrong = [
+            what
+            for what, happened in {
+                f"two batches of lane {lane} at once": self._under_way[lane] > 0,
+                f"lane {lane} of {self.limits.lanes}": not 0 <= lane < self.limits.lanes,
+                "an empty batch": not messages,
+                f"{len(messages)} messages at once": len(messages) > self.limits.messages,
+                "too many bytes at once": len(messages) > 1
+                and sum(message.size for message in messages) > self.limits.bytes,
+                f"a time-out of {timeout}": timeout < 0,
+            }.items()
+            if happened
+        ]
+        self.broken += wrong
+        assert not wrong

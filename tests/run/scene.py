@@ -1,0 +1,135 @@
+"""A run in this process, between a model cluster, a sink and a store in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Self
+
+from job import checkpoint
+from job.change import Known, Resource
+from job.checkpoint import Checkpoint, Scope
+from job.message import Message
+from job.ports import Identity
+from job.run import Ports, run
+from job.run.deadline import Deadline
+from job.run.summary import Summary
+from job.selector import Selector
+from job.settings import Address, Initial, Settings
+from tests.fakes.clock import Clock
+from tests.fakes.crash import Crash, MortalSink, MortalSource, MortalStore
+from tests.fakes.sink import MemorySink
+from tests.fakes.source import ModelCluster, ModelSource
+from tests.fakes.store import MemoryStore
+
+WINDOW = timedelta(seconds=55)
+Told = tuple[str, str, str]
+"""The kind of a message, the name of its object, and its provenance."""
+
+
+class Scene:
+    """One cluster, one sink and one store, and runs between them. A context manager: leaving it frees what hangs."""
+
+    def __init__(self, *, resource: Resource | None = None, namespace: str = "argo") -> None:
+        self.clock = Clock()
+        self.cluster = ModelCluster(self.clock, **({"resource": resource} if resource else {}))
+        self.sink = MemorySink()
+        self.store = MemoryStore()
+        self.namespace = namespace
+        self.runs: list[Summary] = []
+        self.deadline = Deadline(WINDOW, self.clock)
+        """That of the last run; a step of the cluster may send a signal."""
+
+    def __enter__(self) -> Self:
+        self.sink.__enter__()
+        self.store.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sink.__exit__()
+        self.store.__exit__()
+
+    def settings(
+        self,
+        *,
+        window: timedelta = WINDOW,
+        selector: str = "",
+        sink: str = "memory:",
+        initial: Initial = Initial.PUBLISH,
+        resource_version: int | None = None,
+    ) -> Settings:
+        matching = Selector(selector)
+        resource = self.cluster.resource
+        return Settings(
+            scope=Scope("lab", str(resource), self.namespace, matching.text, sink),
+            resource=resource,
+            selector=matching,
+            sink=Address("memory", ""),
+            checkpoint=Address("memory", ""),
+            window=window,
+            initial=initial,
+            resource_version=resource_version,
+        )
+
+    def run(self, settings: Settings | None = None, crash: Crash | None = None) -> Summary:
+        """One run; the next one starts with the clock where this one leaves it."""
+        settings = settings or self.settings()
+        crash = crash or Crash()
+        ports = Ports(
+            MortalSource(ModelSource(self.cluster, self.namespace), crash),
+            MortalSink(self.sink, crash),
+            MortalStore(self.store, crash),
+        )
+        self.deadline = Deadline(settings.window, self.clock)
+        number = len(self.runs) + 1
+        summary = run(settings, ports, self.deadline, run_id=f"run-{number}", now=self.clock.now)
+        self.runs.append(summary)
+        return summary
+
+    @property
+    def saved(self) -> Checkpoint:
+        """The checkpoint as it is stored."""
+        stored = self.store.load()
+        assert stored is not None
+        return checkpoint.decode(stored.data)
+
+    @property
+    def known(self) -> dict[str, int]:
+        """The names and versions of the saved inventory, without tombstones."""
+        return {entry.name: entry.version for entry in self.saved.inventory.values() if not entry.deleted}
+
+    def save(self, version: int, inventory: dict[str, Known] | None = None, **about: object) -> None:
+        """Put a checkpoint where the next run finds it."""
+        made = Checkpoint(
+            scope=self.settings().scope,
+            identity=Identity("cluster-1", "definition-1"),
+            version=version,
+            inventory=inventory or {},
+            run_id="earlier",
+            saved_at=self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            audited_at=self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        for name, value in about.items():
+            made = _replaced(made, name, value)
+        self.store.put(checkpoint.encode(made))
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the sink has stored."""
+        return self.sink.stored
+
+    def told(self, since: int = 0) -> list[Told]:
+        """The same in short, from the message number `since` on."""
+        return [
+            (
+                message.attributes["type"].rpartition(".")[2],
+                message.attributes.get("subject", "").rpartition("/")[2],
+                message.attributes["provenance"],
+            )
+            for message in self.messages[since:]
+        ]
+
+
+def _replaced(made: Checkpoint, name: str, value: object) -> Checkpoint:
+    import msgspec
+
+    return msgspec.structs.replace(made, **{name: value})

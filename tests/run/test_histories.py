@@ -1,0 +1,220 @@
+"""The promises as properties: random histories of a cluster, runs that are killed anywhere, and the ground truth."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+from hypothesis import HealthCheck, event, given, settings, strategies as st
+
+from job.change import Reason
+from job.run.summary import FIRST, RESUMED
+from tests.fakes.crash import STEPS, Crash, Killed, KilledWhileReading, Step
+from tests.fakes.sink import Answer
+from tests.fakes.source import Refusal
+from tests.run import promises
+from tests.run.scene import Scene
+
+PATIENT = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+NAMES = "abc"
+WRITES = [*(f"{what} {name}" for name in NAMES for what in ("touch", "delete")), "tick"]
+FORGETTING = ["expire", "compact"]
+ENDINGS = ["end", "break", "fail", "expire watch", "wait", "signal"]
+
+writes = st.sampled_from(WRITES)
+happenings = st.one_of(writes, writes, writes, st.sampled_from([*FORGETTING, *ENDINGS]))
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One run, and what happens before, in the middle of its listings, and while it watches."""
+
+    before: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+    watched: list[str] = field(default_factory=list)
+    crash: tuple[Step, int] | None = None
+    refusal: Refusal = Refusal.FRAME
+    answers: list[Answer] = field(default_factory=list)
+    window: int = 55
+
+
+def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[Tick]:
+    return st.builds(
+        Tick,
+        before=st.lists(st.one_of(writes, writes, st.sampled_from(FORGETTING)), max_size=6),
+        listed=st.lists(happening, max_size=4),
+        watched=st.lists(happening, max_size=8),
+        crash=st.none() | st.tuples(st.sampled_from(STEPS), st.integers(1, 4)),
+        refusal=st.sampled_from([Refusal.FRAME, Refusal.FRAME, Refusal.HTTP, Refusal.SILENT]),
+        answers=st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.HALF, Answer.LOST]), max_size=2),
+        window=st.sampled_from([55, 55, 0]),
+    )
+
+
+def happen(scene: Scene, what: str) -> None:
+    cluster = scene.cluster
+    verb, _, name = what.partition(" ")
+    alive = (cluster.namespace, name) in cluster.state()
+    match verb:
+        case "touch" if alive:
+            cluster.change(name)
+        case "touch":
+            cluster.create(name)
+        case "delete" if alive:
+            cluster.delete(name)
+        case "tick":
+            cluster.tick()
+        case "expire" if name:
+            cluster.expire_watches()
+        case "expire":
+            cluster.expire()
+        case "compact":
+            cluster.compact()
+        case "end":
+            cluster.end_watches()
+        case "break":
+            cluster.break_watches()
+        case "fail":
+            cluster.fail_watches()
+        case "wait":
+            scene.clock.jump(11)
+        case "signal":
+            scene.deadline.signal()
+
+
+def begin(scene: Scene) -> None:
+    """Watch over the promises that must hold at every moment."""
+
+    def on_write(data: bytes) -> None:
+        assert promises.ahead(scene, data) == []
+
+    scene.store.on_write = on_write
+
+
+def live_through(scene: Scene, tick: Tick) -> None:
+    for what in tick.before:
+        happen(scene, what)
+    scene.cluster.refusal = tick.refusal
+    scene.cluster.while_listed.extend(partial(happen, scene, what) for what in tick.listed)
+    scene.cluster.while_watched.extend(partial(happen, scene, what) for what in tick.watched)
+    scene.sink.answer(*tick.answers)
+    crash = Crash(*tick.crash) if tick.crash else Crash()
+    with suppress(Killed, KilledWhileReading):
+        summary = scene.run(scene.settings(window=timedelta(seconds=tick.window)), crash)
+        event(f"start {summary.start or 'none'}, exit {summary.exit_code}")
+    event(f"killed at {tick.crash[0]}" if crash.fired and tick.crash else "not killed")
+    for left in (scene.cluster.while_listed, scene.cluster.while_watched):
+        left.clear()
+    scene.sink.forget()
+
+
+def come_to_rest(scene: Scene) -> None:
+    """Two quiet runs: the first may still meet what was forgotten."""
+    scene.cluster.refusal = Refusal.FRAME
+    for _ in range(2):
+        summary = scene.run()
+        assert summary.exit_code == 0
+        assert summary.saved
+
+
+@PATIENT
+@given(st.lists(ticks(), min_size=1, max_size=5))
+def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
+    """Kill it anywhere, forget any history, run again: all is told, in order, once, and every hole is announced."""
+    with Scene() as scene:
+        begin(scene)
+        for tick in history:
+            live_through(scene, tick)
+        come_to_rest(scene)
+
+        assert promises.untold(scene) == []
+        assert promises.disordered(scene.messages) == []
+        assert promises.ambiguous(scene.messages) == []
+        assert promises.diverged(scene) == []
+        assert scene.sink.broken == []
+
+
+@PATIENT
+@given(st.lists(ticks(st.one_of(writes, st.sampled_from(["end", "break", "wait"]))), min_size=1, max_size=5))
+def test_no_gap_is_announced_where_none_was(history: list[Tick]) -> None:
+    """While the server has the history, every version is told, and none of it is called a gap (P4, R16)."""
+    with Scene() as scene:
+        begin(scene)
+        scene.run()
+        for tick in history:
+            remembering = [what for what in tick.before if what not in FORGETTING]
+            live_through(scene, Tick(remembering, tick.listed, tick.watched, tick.crash, answers=tick.answers))
+        come_to_rest(scene)
+
+        assert promises.gaps(scene.messages) == []
+        assert {summary.start for summary in scene.runs} <= {FIRST, RESUMED, ""}
+        assert promises.untold(scene) == []
+        assert promises.disordered(scene.messages) == []
+        assert promises.ambiguous(scene.messages) == []
+
+
+@PATIENT
+@given(st.lists(ticks(), min_size=1, max_size=3), ticks(), ticks(), st.sampled_from(["listed", "watched", "saved", "sink"]))
+def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick, where: str) -> None:
+    """A run that is overtaken by another, at any step, leaves the checkpoint alone and nothing is lost."""
+    with Scene() as scene:
+        begin(scene)
+        for tick in history:
+            live_through(scene, tick)
+        overtaken = _overtake(scene, new)
+        if where == "saved":
+            scene.store.before_save.append(overtaken)
+        elif where == "sink":
+            scene.sink.before = lambda _: overtaken()
+        elif where == "listed":
+            scene.cluster.while_listed.append(overtaken)
+        else:
+            scene.cluster.while_watched.append(overtaken)
+        live_through(scene, Tick(old.before, [], old.watched, old.crash, window=old.window))
+        come_to_rest(scene)
+
+        assert promises.untold(scene) == []
+        assert promises.diverged(scene) == []
+
+
+@PATIENT
+@given(st.lists(ticks(), min_size=1, max_size=3), st.integers(1, 100), st.lists(ticks(), max_size=2))
+def test_a_rewound_cluster_is_told_anew(before: list[Tick], back: int, after: list[Tick]) -> None:
+    """After a restore everything that is left is told in a new epoch, which comes before the version (R9)."""
+    with Scene() as scene:
+        for tick in before:
+            live_through(scene, tick)
+        come_to_rest(scene)
+        version = max(1, scene.saved.version - back)
+        scene.cluster.rewind(version)
+        scene.run()
+        for tick in after:
+            live_through(scene, tick)
+        come_to_rest(scene)
+
+        assert scene.saved.epoch == 1
+        assert Reason.REWOUND in scene.runs[-3 - len(after)].gaps or after
+        assert promises.untold(scene) == []
+        assert promises.diverged(scene) == []
+        assert promises.ambiguous(scene.messages) == []
+
+
+def _overtake(scene: Scene, tick: Tick) -> partial[None]:
+    done: list[bool] = []
+
+    def once() -> None:
+        if not done:
+            done.append(True)
+            stopped = scene.deadline
+            watched, listed = list(scene.cluster.while_watched), list(scene.cluster.while_listed)
+            scene.cluster.while_watched.clear()
+            scene.cluster.while_listed.clear()
+            live_through(scene, Tick(tick.before, [], [w for w in tick.watched if w != "signal"], tick.crash))
+            scene.cluster.while_watched.extend(watched)
+            scene.cluster.while_listed.extend(listed)
+            scene.deadline = stopped
+
+    return partial(once)

@@ -1,0 +1,125 @@
+"""What runs have told, in words that tests can compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.bed.waiting import wait_until
+from tests.program import LONGEST, Outcome, Running
+
+Message = dict[str, Any]
+SOON = timedelta(seconds=30)
+
+
+def changes(messages: Iterable[Message]) -> list[tuple[str, str, str]]:
+    """Change, name and provenance of each message that is not a gap."""
+    return [
+        (_change(message), message["subject"].rpartition("/")[2], message["provenance"])
+        for message in messages
+        if _change(message) != "gap"
+    ]
+
+
+def gaps(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """The data of the gap messages, without `since`, which depends on the clock."""
+    return [
+        {name: value for name, value in message["data"].items() if name != "since"}
+        for message in messages
+        if _change(message) == "gap"
+    ]
+
+
+def ids(messages: Iterable[Message]) -> list[str]:
+    """The ids of the messages that are not gaps."""
+    return [message["id"] for message in messages if _change(message) != "gap"]
+
+
+def id_of(answer: Message) -> str:
+    """The id that the message of this object of the API server's has."""
+    return f"{answer['metadata']['uid']}/{answer['metadata']['resourceVersion']}"
+
+
+def last_states(messages: Iterable[Message]) -> dict[str, str | None]:
+    """What a consumer ends up with: name -> resourceVersion of the objects that are there, by latest wins."""
+    dead = set()
+    newest: dict[str, tuple[int, str]] = {}
+    for message in messages:
+        if _change(message) == "gap":
+            continue
+        uid = message["k8suid"]
+        if _change(message) == "deleted":
+            dead.add(uid)
+        elif int(message["resourceversion"]) > newest.get(uid, (0, ""))[0]:
+            newest[uid] = int(message["resourceversion"]), message["subject"].rpartition("/")[2]
+    return {name: str(version) for uid, (version, name) in newest.items() if uid not in dead}
+
+
+def raw_data(line: bytes) -> bytes:
+    """The bytes of a message's data."""
+    return line.rstrip(b"\n").partition(b',"data":')[2][:-1]
+
+
+def _change(message: Message) -> str:
+    return str(message["type"]).rpartition(".")[2]
+
+
+class SinkFile:
+    """The file of a `file:` sink: the truth about what was stored, whatever the program believes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "changes.jsonl"
+
+    @property
+    def option(self) -> str:
+        return f"--sink=file:{self.path}"
+
+    @property
+    def messages(self) -> list[Message]:
+        """Every whole line."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def wait_for(self, condition: Callable[[list[Message]], bool], what: str) -> list[Message]:
+        """Return the messages once the condition holds for them."""
+        wait_until(lambda: condition(self.messages), SOON, what)
+        return self.messages
+
+    def wait_for_id(self, answer: Message) -> None:
+        """Return once the message of this object of the API server's is stored."""
+        self.wait_for(lambda messages: id_of(answer) in ids(messages), f"{id_of(answer)} to be stored")
+
+
+class Log:
+    """The log lines of a run, read while it goes on."""
+
+    def __init__(self, running: Running) -> None:
+        assert running.process.stderr
+        self._running = running
+        self._file = running.process.stderr.fileno()
+        self._read = b""
+
+    def wait_for(self, event: str, within: timedelta = SOON) -> dict[str, Any]:
+        """Return the first line of this event as soon as it is there."""
+        deadline = time.monotonic() + within.total_seconds()
+        while True:
+            *whole, _ = self._read.split(b"\n")
+            for line in map(json.loads, whole):
+                if line["event"] == event:
+                    return dict(line)
+            ready, _, _ = select.select([self._file], [], [], max(0.0, deadline - time.monotonic()))
+            block = os.read(self._file, 65536) if ready else b""
+            assert block, f"no line {event} among {self._read.decode()}"
+            self._read += block
+
+    def finish(self, within: timedelta = LONGEST) -> Outcome:
+        """Wait for the end of the run; the outcome has the lines that were read before, too."""
+        rest = self._running.finish(within)
+        return Outcome(rest.code, rest.stdout, self._read.decode() + rest.stderr)
