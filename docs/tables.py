@@ -1,6 +1,7 @@
 """The tables of the README, made from the program itself; `cog` puts them in, and a test holds them there."""
 
 import inspect
+import re
 
 import typer
 
@@ -25,7 +26,7 @@ def options() -> str:
 def exit_codes() -> str:
     """Write the exit codes as a table, with the errors that lead to each."""
     meanings = {
-        ExitCode.DONE: "the window was watched and saved; also when a signal ended it, or another run moved the checkpoint",
+        ExitCode.DONE: "the window was watched and saved; also if a signal ended it, or another run moved the checkpoint",
         ExitCode.BUG: "a bug: the checkpoint stays as it was saved last",
         ExitCode.USAGE: "an option, a URL or an environment variable is wrong",
         ExitCode.TEMPORARY: "temporary: what was acknowledged is saved, and the next run goes on",
@@ -33,19 +34,19 @@ def exit_codes() -> str:
     }
     rows = ["| code | meaning | for example |", "|---|---|---|"]
     for code, meaning in meanings.items():
-        examples = "; ".join(_summary(error) for error in _errors() if error.exit_code is code)
+        examples = "; ".join(_summary(error) for error in _causes(code))
         rows.append(f"| {int(code)} | {meaning} | {examples} |")
     return "\n".join(rows) + "\n"
 
 
-def _errors() -> list[type[WatcherError]]:
-    """Find the errors that a run can end with, the groups they belong to left out."""
+def _causes(code: ExitCode) -> list[type[WatcherError]]:
+    """Find the errors that a group of them stands for."""
     found = [thing for thing in vars(errors).values() if inspect.isclass(thing) and issubclass(thing, WatcherError)]
-    return [error for error in found if error.__subclasses__() == [] and error is not WatcherError]
+    return [error for error in found if error.exit_code is code and error.__base__ is not WatcherError]
 
 
 def _summary(error: type[WatcherError]) -> str:
-    first = (error.__doc__ or "").splitlines()[0].split(". ")[0].rstrip(".")
+    first, *_ = re.split(r"[.;]", error.__doc__ or "")
     return first[0].lower() + first[1:]
 
 

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ from tests.bed.control_plane import ControlPlane
 NAMESPACE = "argo"
 WORKFLOWS = 36
 CHANGES_PER_SECOND = 2.0
+UNWATCHED = 8
+"""Seconds between two runs."""
 SHOWN = 3
 _WIDTH = 100
 
@@ -47,21 +50,22 @@ def main() -> None:
             }
             with changing(cluster):
                 run("1. The first run: there is no checkpoint.", environment)
-                say("Nobody watches for 5 seconds; the Workflows go on changing.")
-                time.sleep(5)
+                say(f"Nobody watches for {UNWATCHED} seconds; the Workflows go on changing.")
+                time.sleep(UNWATCHED)
                 run("2. The second run: it resumes where the first one ended.", environment)
-                say("The API server restarts, and with that forgets which changes it had seen.")
+                say(
+                    "The API server restarts, and with that forgets which changes it had seen; nobody watches meanwhile."
+                )
                 plane.restart_api()
+                time.sleep(UNWATCHED)
                 run("3. The third run: its version is refused, so it must list and compare.", environment)
 
 
 def run(title: str, environment: dict[str, str]) -> None:
     """Start the program, and tell what it did."""
     heading(title)
-    print("$ workflow-watcher run", flush=True)
-    done = subprocess.run(  # noqa: S603 - this very program
-        [sys.executable, "-m", "job", "run"], env=environment, capture_output=True, check=False
-    )
+    print("$ workflow-watcher run            (this takes 55 seconds)", flush=True)
+    done = subprocess.run([sys.executable, "-m", "job", "run"], env=environment, capture_output=True, check=False)
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     for message in messages[:SHOWN]:
         print(shortened(message))
@@ -81,21 +85,22 @@ def explain(summary: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     known = Counter(message["provenance"] for message in messages if not message["type"].endswith(".gap"))
     if summary["start"] == "first":
         say(
-            f"Nothing was known, so all {known['initial']} Workflows that existed were published as `added`. From there "
-            f"on the watch showed {known['observed']} changes, each published as it happened."
+            f"Nothing was known, so all {known['initial']} Workflows that existed were published as `added`. After that "
+            f"the watch showed {known['observed']} changes, each published as it happened."
         )
     elif summary["start"] == "resumed":
         say(
             f"The API server still had everything since version {summary['from']}, so the watch told all "
-            f"{known['observed']} changes, those of the unwatched seconds too. Nothing can be missing: no gap is announced."
+            f"{known['observed']} changes, those of the unwatched seconds too. Nothing can be missing, so no gap is "
+            "announced."
         )
     else:
         gap = next(message["data"] for message in messages if message["type"].endswith(".gap"))
         say(
-            f"The history from version {gap['from']} to {gap['to']} was gone. A gap message says so: what happened in "
-            f"between may be missing in part ({gap['missing']} states). What it came to is not: {known['inferred']} "
-            f"differences were found by comparing a listing with the inventory, deletions included, and {known['observed']} "
-            "changes were watched after that."
+            f"The history from version {gap['from']} to {gap['to']} was gone. A gap message says so: of what happened "
+            f"in between, {gap['missing']} states may be missing. What it came to is not: {known['inferred']} differences "
+            "were found by comparing a listing with the inventory, deletions included, and "
+            f"{known['observed']} changes were watched after that."
         )
     say(f"The checkpoint, with {summary['objects']} Workflows in its inventory, is in {summary['checkpoint']}.")
 
@@ -104,7 +109,7 @@ def explain(summary: dict[str, Any], messages: list[dict[str, Any]]) -> None:
 def changing(cluster: Cluster) -> Iterator[None]:
     """Keep the Workflows changing, ending, and beginning."""
     stopping = threading.Event()
-    choice = random.Random(1)  # noqa: S311 - no secret
+    choice = random.Random(1)
     born = WORKFLOWS
 
     def work() -> None:
@@ -141,8 +146,8 @@ def heading(title: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a sentence."""
-    print(text, flush=True)
+    """Print a paragraph."""
+    print(textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False), flush=True)
 
 
 def shortened(message: dict[str, Any]) -> str:

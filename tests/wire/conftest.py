@@ -7,33 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from job import checkpoint as codec
 from tests.bed.cluster import Cluster
-from tests.program import Program
 from tests.wire.told import SinkFile
 
-Edit = Callable[..., None]
 CreateMany = Callable[[str, int], list[dict[str, Any]]]
 
 
 @pytest.fixture
 def sink_file(tmp_path: Path) -> SinkFile:
     return SinkFile(tmp_path)
-
-
-@pytest.fixture
-def edit_checkpoint(tmp_path: Path) -> Edit:
-    """Replace fields of the checkpoint, as no run would leave them."""
-    program = Program(None, tmp_path)
-
-    def edit(**fields: object) -> None:
-        edited = msgspec.structs.replace(program.saved, **fields)
-        program.checkpoint_file.write_bytes(codec.encode(edited))
-
-    return edit
 
 
 @pytest.fixture

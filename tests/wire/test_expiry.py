@@ -25,8 +25,8 @@ from tests.fakes.api_proxy import (
     watches,
 )
 from tests.program import Program
-from tests.wire.conftest import CreateMany, Edit
-from tests.wire.told import changes, gaps, id_of, ids, last_states
+from tests.wire.conftest import CreateMany
+from tests.wire.told import changes, edit_checkpoint, gaps, id_of, ids, last_states
 
 EXPIRED_AFTER_TWO = ErrorFrame(410, "Expired", "too old resource version: 294 (321)", after_frames=2)
 _CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
@@ -260,13 +260,13 @@ def test_r9_a_rewound_cluster_is_told_anew_in_another_epoch(own_control_plane: C
 
 
 def test_r9_a_known_object_with_a_lower_version_is_a_rewind(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, edit_checkpoint: Edit
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
 ) -> None:
     """A listing that shows a known object at a lower version begins a new epoch, although the counter is higher."""
     created = [cluster.create(namespace, name) for name in ("a", "b")]
     proxied.run("--window=0s", proxied.checkpoint)
     before = proxied.saved
-    edit_checkpoint(inventory=_at(before.inventory, before.version))
+    edit_checkpoint(proxied, inventory=_at(before.inventory, before.version))
     created.append(cluster.create(namespace, "c"))
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
@@ -280,14 +280,14 @@ def test_r9_a_known_object_with_a_lower_version_is_a_rewind(
 
 
 def test_r9_an_audit_that_shows_a_lower_version_is_a_rewind(
-    program: Program, cluster: Cluster, namespace: str, edit_checkpoint: Edit
+    program: Program, cluster: Cluster, namespace: str
 ) -> None:
     """The daily audit finds a rewind, too, after which the counter has passed the saved version unnoticed."""
     for name in ("a", "b"):
         cluster.create(namespace, name)
     program.run("--window=0s", program.checkpoint)
     before = program.saved
-    edit_checkpoint(inventory=_at(before.inventory, before.version), audited_at=_two_days_ago())
+    edit_checkpoint(program, inventory=_at(before.inventory, before.version), audited_at=_two_days_ago())
 
     outcome = program.run("--window=0s", program.checkpoint)
 
@@ -296,14 +296,14 @@ def test_r9_an_audit_that_shows_a_lower_version_is_a_rewind(
 
 
 def test_r9_the_audit_tells_what_the_watch_never_had(
-    program: Program, cluster: Cluster, namespace: str, edit_checkpoint: Edit
+    program: Program, cluster: Cluster, namespace: str
 ) -> None:
     """Once a day the inventory is compared with the server's own past, and a difference is told behind a gap."""
     cluster.create(namespace, "known")
     program.run("--window=0s", program.checkpoint)
     before = program.saved
     phantom = {"11111111-1111-1111-1111-111111111111": Known(namespace, "phantom", before.version - 1)}
-    edit_checkpoint(inventory={**before.inventory, **phantom}, audited_at=_two_days_ago())
+    edit_checkpoint(program, inventory={**before.inventory, **phantom}, audited_at=_two_days_ago())
 
     outcome = program.run("--window=0s", program.checkpoint)
     later = program.run("--window=0s", program.checkpoint)
@@ -387,7 +387,7 @@ def test_a_changed_definition_is_an_expiry_like_any_other(program: Program, clus
 
 
 def test_r1_a_half_published_listing_is_never_watched_from(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, edit_checkpoint: Edit
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
 ) -> None:
     """While a listing is published in part, the version before it is not watched from, although the server has it."""
     cluster.create(namespace, "a")
@@ -395,7 +395,7 @@ def test_r1_a_half_published_listing_is_never_watched_from(
     before = proxied.saved
     cluster.patch(namespace, "a", {"metadata": {"labels": {"a": "b"}}})
     proxied.run("--window=0s", proxied.checkpoint)
-    edit_checkpoint(version=before.version, listed=proxied.saved.version)
+    edit_checkpoint(proxied, version=before.version, listed=proxied.saved.version)
     seen = len(proxy.requests)
 
     outcome = proxied.run("--window=3s", proxied.checkpoint)

@@ -17,8 +17,8 @@ from tests.bed.cluster import Cluster
 from tests.bed.waiting import wait_until
 from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, first_pages, watches
 from tests.program import Program, Running
-from tests.wire.conftest import CreateMany, Edit
-from tests.wire.told import SOON, Log, Message, SinkFile, gaps, id_of, ids
+from tests.wire.conftest import CreateMany
+from tests.wire.told import SOON, Log, Message, SinkFile, edit_checkpoint, gaps, id_of, ids
 
 BOTH = [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT")]
 _PAGE_OF_WHOLE_OBJECTS = 50
@@ -78,13 +78,13 @@ def test_r1_a_signal_in_mid_relist_saves_the_published_part(
 
 
 def test_r9_a_signal_in_a_rewound_listing_does_not_hide_the_gap(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, edit_checkpoint: Edit
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
 ) -> None:
     """A run stopped before it could tell that the cluster was rewound leaves that to the next one."""
     created = cluster.create(namespace, "a")
     proxied.run("--window=0s", proxied.checkpoint)
     future = 10**9
-    edit_checkpoint(version=future, listed=future)
+    edit_checkpoint(proxied, version=future, listed=future)
     stalled = proxy.inject(on=first_pages(), fault=Stall())
     with proxied.start("--window=60s", proxied.checkpoint) as running:
         proxy.wait_fired(stalled)

@@ -11,8 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from job import checkpoint as codec
 from tests.bed.waiting import wait_until
-from tests.program import LONGEST, Outcome, Running
+from tests.program import LONGEST, Outcome, Program, Running
 
 Message = dict[str, Any]
 SOON = timedelta(seconds=30)
@@ -68,6 +71,12 @@ def raw_data(line: bytes) -> bytes:
 
 def _change(message: Message) -> str:
     return str(message["type"]).rpartition(".")[2]
+
+
+def edit_checkpoint(program: Program, **fields: object) -> None:
+    """Replace fields of the checkpoint, as no run would leave them."""
+    edited = msgspec.structs.replace(program.saved, **fields)
+    program.checkpoint_file.write_bytes(codec.encode(edited))
 
 
 class SinkFile:
