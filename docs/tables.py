@@ -26,7 +26,7 @@ def options() -> str:
 def exit_codes() -> str:
     """Write the exit codes as a table, with the errors that lead to each."""
     meanings = {
-        ExitCode.DONE: "the window was watched and saved; also if a signal ended it, or another run moved the checkpoint",
+        ExitCode.DONE: "the window was watched and saved, or a signal ended it, or another run moved the checkpoint",
         ExitCode.BUG: "a bug: the checkpoint stays as it was saved last",
         ExitCode.USAGE: "an option, a URL or an environment variable is wrong",
         ExitCode.TEMPORARY: "temporary: what was acknowledged is saved, and the next run goes on",

@@ -53,9 +53,7 @@ def main() -> None:
                 say(f"Nobody watches for {UNWATCHED} seconds; the Workflows go on changing.")
                 time.sleep(UNWATCHED)
                 run("2. The second run: it resumes where the first one ended.", environment)
-                say(
-                    "The API server restarts, and with that forgets which changes it had seen; nobody watches meanwhile."
-                )
+                say("The API server restarts, and forgets which changes it had seen. Nobody watches meanwhile.")
                 plane.restart_api()
                 time.sleep(UNWATCHED)
                 run("3. The third run: its version is refused, so it must list and compare.", environment)
@@ -85,8 +83,8 @@ def explain(summary: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     known = Counter(message["provenance"] for message in messages if not message["type"].endswith(".gap"))
     if summary["start"] == "first":
         say(
-            f"Nothing was known, so all {known['initial']} Workflows that existed were published as `added`. After that "
-            f"the watch showed {known['observed']} changes, each published as it happened."
+            f"Nothing was known, so all {known['initial']} Workflows that existed were published as `added`. After "
+            f"that the watch showed {known['observed']} changes, each published as it happened."
         )
     elif summary["start"] == "resumed":
         say(
@@ -98,9 +96,9 @@ def explain(summary: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         gap = next(message["data"] for message in messages if message["type"].endswith(".gap"))
         say(
             f"The history from version {gap['from']} to {gap['to']} was gone. A gap message says so: of what happened "
-            f"in between, {gap['missing']} states may be missing. What it came to is not: {known['inferred']} differences "
-            "were found by comparing a listing with the inventory, deletions included, and "
-            f"{known['observed']} changes were watched after that."
+            f"in between, {gap['missing']} states may be missing. How it ended is not: comparing a listing with the "
+            f"inventory found {known['inferred']} differences, deletions included. After that the watch showed "
+            f"{known['observed']} changes."
         )
     say(f"The checkpoint, with {summary['objects']} Workflows in its inventory, is in {summary['checkpoint']}.")
 

@@ -165,11 +165,11 @@ def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
 
 
 def _save(session: Session, error: WatcherError | None) -> None:
-    """The last save. After a failure only if there is something to save."""
+    """The last save. After a failure only if there is something new, and never before anything was acknowledged."""
     session.publisher.close()
-    summary, commit = session.summary, session.commit
+    summary, commit, ledger = session.summary, session.commit, session.ledger
     summary.error = error
-    if error and not commit.moved:
+    if (error and not commit.moved) or not (ledger.version or ledger.listed):
         return
     record = RunRecord(
         run_id=summary.run_id,

@@ -59,18 +59,21 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
             reason, rewound = Reason.REWOUND, False
 
 
-def audit(session: Session) -> None:
-    """Compare the inventory with the server's own past at its version: a watch may have lost an event (R9)."""
+def audit(session: Session, since: str) -> None:
+    """Compare the inventory with the server's own past at its version: a watch may have lost an event (R9).
+
+    `since` is when they last agreed. Raises `WentBack`.
+    """
     version = session.position
     diff = Diff(session.seen, session.settings.selector)
     announced = False
     try:
         for query, page in _pages(session, Query(limit=PAGE, at=version)):
             differences = diff.page(page.objects)
-            announced = announced or _drifted(session, differences, version)
+            announced = announced or _drifted(session, differences, version, since)
             _publish(session, query, page, differences)
         rest = diff.rest()
-        announced = announced or _drifted(session, rest, version)
+        announced = announced or _drifted(session, rest, version, since)
         _publish_deletions(session, rest)
     except Expired:
         log.info("The server no longer has version %d; the audit waits", version, extra=event("audit.expired"))
@@ -107,7 +110,7 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -
         gone = vanished(session.seen, (thing for _, page in pages for thing in page.objects))
         resume.check_mass_deletion(len(session.seen), gone)
     if reason:
-        session.announce(reason, start, version, listed=version)
+        session.announce(reason, start, version, since=session.since, listed=version)
     diff = Diff(session.seen, session.settings.selector)
     new = Provenance.INITIAL if session.first else Provenance.INFERRED
     for query, page in pages:
@@ -241,7 +244,7 @@ def _whole_pages(session: Session, query: Query, page: Page, wanted: list[Object
         whole = Query(limit=WHOLE_PAGE, token=some.token, whole=True)
 
 
-def _drifted(session: Session, differences: list[Difference], version: int) -> bool:
+def _drifted(session: Session, differences: list[Difference], version: int, since: str) -> bool:
     """Announce that events were lost, before the first difference that shows it."""
     if not differences:
         return False
@@ -250,5 +253,5 @@ def _drifted(session: Session, differences: list[Difference], version: int) -> b
         version,
         extra=event("audit.drift", version=version),
     )
-    session.announce(Reason.DRIFTED, 0, version)
+    session.announce(Reason.DRIFTED, 0, version, since=since)
     return True

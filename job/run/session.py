@@ -76,10 +76,10 @@ class Session:
         effect = Effect(version=version, listed=listed, uid=thing.uid, known=known, counted=counted)
         self.publisher.put(self._envelope.change(change), effect)
 
-    def announce(self, reason: Reason, start: int, end: int, *, listed: int = 0) -> None:
+    def announce(self, reason: Reason, start: int, end: int, *, since: str, listed: int = 0) -> None:
         """Publish a gap message, and wait for it: it stands before everything that is inferred because of it."""
         missing = Missing.ALL if reason is Reason.REWOUND else Missing.INTERMEDIATE
-        gap = Gap(reason, start, end, self.since, missing, self.commit.epoch)
+        gap = Gap(reason, start, end, since, missing, self.commit.epoch)
         self.summary.gaps.append(reason.value)
         self.publisher.put(self._envelope.gap(gap), Effect(listed=listed, counted=("gap", "inferred")))
         self.settle()

@@ -16,6 +16,7 @@ from job.logs import event
 from job.ports import Query
 from job.run import listing, resume
 from job.run.follow import follow
+from job.run.relist import WentBack
 from job.run.resume import Current
 from job.run.session import Session, timestamp
 from job.run.summary import FIRST, PINNED, RESUMED, SKIPPED
@@ -48,8 +49,7 @@ class Window:
             listing.relist(session, lost, self.open)
         elif self._known.version:
             session.summary.start = RESUMED
-            if self._audit_is_due():
-                listing.audit(session)
+            self._audit()
         elif settings.resource_version:
             session.summary.start = PINNED
             listing.pin(session, settings.resource_version)
@@ -145,6 +145,11 @@ class Window:
         if version < session.position:
             self._lost(Reason.REWOUND)
 
-    def _audit_is_due(self) -> bool:
+    def _audit(self) -> None:
         last = self._known.audited_at
-        return not last or self._session.now() - datetime.fromisoformat(last) >= AUDIT_INTERVAL
+        if last and self._session.now() - datetime.fromisoformat(last) < AUDIT_INTERVAL:
+            return
+        try:
+            listing.audit(self._session, since=last or self._session.since)
+        except WentBack:
+            self._lost(Reason.REWOUND)

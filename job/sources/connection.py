@@ -7,7 +7,6 @@ The official client is imported only for a kubeconfig, whose logins, plug-ins an
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from job.errors import UsageError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 5.0
-_TOKEN_SECONDS = 60.0
-"""The kubelet replaces a token long before it expires; reading it this often is what client-go does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,8 @@ def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> 
     return Connection(
         host=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         pool=pool,
-        authorization=_TokenFile(folder / "token"),
+        # Read for every request, of which there are few: the kubelet replaces it long before it expires.
+        authorization=lambda: f"Bearer {(folder / 'token').read_text().strip()}",
         namespace=(folder / "namespace").read_text().strip(),
         cluster=None,
     )
@@ -100,20 +98,6 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         namespace=chosen.get("namespace") or "default",
         cluster=chosen["cluster"],
     )
-
-
-class _TokenFile:
-    """A token that the kubelet replaces while we run."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read_at = -_TOKEN_SECONDS
-        self._token = ""
-
-    def __call__(self) -> str:
-        if time.monotonic() - self._read_at >= _TOKEN_SECONDS:
-            self._token, self._read_at = self._path.read_text().strip(), time.monotonic()
-        return f"Bearer {self._token}"
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

@@ -1,21 +1,22 @@
 """The Kubernetes API as a `Source`.
 
 What is normal while an API server starts is waited for here, as long as the run allows: refused connections, 429 and
-503 with their Retry-After, 500 and 504, and for a moment also a 403 or a 404, since a server that has just started
-answers so before it has loaded its rules and definitions. Everything else is translated into `job.errors`.
+503 with their Retry-After, 500 and 504, and for a moment also a 401, 403 or 404, since a server that has just started
+answers so before it has loaded its tokens, rules and definitions. Everything else is translated into `job.errors`.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 
 import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
 from job.change import Resource
 from job.errors import ActionNeeded, Expired, Forbidden, NotServed, OutOfTime, Unauthorized, Unavailable
@@ -31,9 +32,11 @@ _READ_SECONDS = 10.0
 _WATCH_SLACK = 15.0
 """A quiet watch may be silent for its whole time; only beyond that is the peer dead."""
 _SEGMENT = 65536
-_STARTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN})
+_UNKNOWN = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN})
+"""What the optional reads may be answered with."""
+_STARTING = _UNKNOWN | {HTTPStatus.UNAUTHORIZED}
 _STARTING_SECONDS = 2.0
-"""How long a 403 or 404 may still be a server that is starting (60 ms were seen)."""
+"""How long a 401, 403 or 404 may still be a server that is starting (60 ms were seen)."""
 _FIRST_CONTACT_SECONDS = 20.0
 """How long a server that has never answered is asked."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
@@ -67,7 +70,7 @@ class KubernetesSource:
 
     def namespace_exists(self) -> bool | None:
         """Whether the scope's namespace does; None where the credentials may not read it."""
-        response = self._request(f"/api/v1/namespaces/{self._namespace}", {}, _METADATA, "get", accepted=_STARTING)
+        response = self._request(f"/api/v1/namespaces/{self._namespace}", {}, _METADATA, "get", accepted=_UNKNOWN)
         return {HTTPStatus.OK: True, HTTPStatus.NOT_FOUND: False}.get(HTTPStatus(response.status))
 
     def kind(self) -> str:
@@ -120,14 +123,14 @@ class KubernetesSource:
         return f"{self._api}{scope}/{self._resource.plural}"
 
     def _uid(self, path: str) -> str | None:
-        response = self._request(path, {}, _METADATA, "get", accepted=_STARTING)
+        response = self._request(path, {}, _METADATA, "get", accepted=_UNKNOWN)
         if response.status != HTTPStatus.OK:
             return None
         uid: str = msgspec.json.decode(response.data)["metadata"]["uid"]
         return uid
 
     def _discovered(self) -> frames.ApiResource | None:
-        response = self._request(self._api, {}, _WHOLE, "get", accepted=_STARTING)
+        response = self._request(self._api, {}, _WHOLE, "get", accepted=_UNKNOWN)
         if response.status != HTTPStatus.OK:
             return None
         resources = msgspec.json.decode(response.data, type=frames.ApiResources).resources
@@ -150,10 +153,10 @@ class KubernetesSource:
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
                 response = self._connection.get(path, parameters, accept, read_seconds, stream=verb == "watch")
-            except SSLError as error:
-                message = f"the TLS connection to {self._connection.host} failed: {error}"
-                raise ActionNeeded(message) from error
             except HTTPError as error:
+                if _untrusted(error):
+                    message = f"the certificate of {self._connection.host} is not trusted: {_plain(error)}"
+                    raise ActionNeeded(message) from error
                 trouble = f"{self._connection.host} cannot be reached: {_plain(error)}"
                 if not self._answered and waited > _FIRST_CONTACT_SECONDS:
                     raise Unavailable(trouble) from error
@@ -250,6 +253,11 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
     if value is None:
         return 0.0
     return float(value) if value.isdigit() else 1.0
+
+
+def _untrusted(error: BaseException) -> bool:
+    """Whether the server's certificate failed; other TLS errors are those of a server that goes away or comes up."""
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (*error.args, error.__cause__))
 
 
 def _plain(error: Exception) -> str:

@@ -1,69 +1,18 @@
 """The promise itself: what several writers did to a real API server, and what the sink was told."""
 
-from __future__ import annotations
-
-import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable
 
 import pytest
 
-from tests.bed.cluster import WORKFLOW_CRD, Cluster
+from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.waiting import wait_until
+from tests.history.scene import BETWEEN_RUNS, PATIENCE, Watched, change_the_crd, restart, under_load
 from tests.history.truth import gaps, stored, untold_versions, wrong_ends
-from tests.history.writers import Writers
-from tests.program import Outcome, Program, Running
-
-log = logging.getLogger(__name__)
-
-LOAD = 130.0
-"""Writes per second that the writers aim at; what they reach is logged, not asserted."""
-BETWEEN_RUNS = 3.0
-"""Seconds without a run, while the writers go on."""
-PATIENCE = timedelta(seconds=120)
-
-
-class Watched:
-    """Runs of the program, one after the other, into one file."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self.sink = program.folder / "changes.jsonl"
-        self.outcomes: list[Outcome] = []
-
-    @property
-    def starts(self) -> list[str]:
-        """How each finished run started."""
-        return [outcome.summary["start"] for outcome in self.outcomes]
-
-    def start(self, window: str = "5s") -> Running:
-        """Start a run."""
-        return self._program.start(f"--sink=file:{self.sink}", self._program.checkpoint, f"--window={window}")
-
-    def finish(self, running: Running) -> None:
-        """Wait for a run, which must end well."""
-        with running:
-            outcome = running.finish()
-        assert outcome.code == 0, outcome.stderr
-        log.info("%s", outcome.summary["message"])
-        self.outcomes.append(outcome)
-
-    def run(self, window: str = "5s") -> None:
-        """One run, from start to end."""
-        self.finish(self.start(window))
-
-
-@contextmanager
-def under_load(cluster: Cluster, namespace: str, *, objects: int, seed: int) -> Iterator[Writers]:
-    """Writers at work."""
-    with Writers(cluster, namespace, objects=objects, writes_per_second=LOAD, seed=seed) as writers:
-        yield writers
-        log.info("%d writes to %d objects, %.0f a second", writers.truth.writes, len(writers.truth.lives), writers.rate)
+from tests.program import Program
 
 
 def test_five_runs_tell_every_version_in_order_and_every_deletion(
@@ -84,19 +33,6 @@ def test_five_runs_tell_every_version_in_order_and_every_deletion(
     assert untold_versions(writers.truth, messages) == []
     assert gaps(messages) == []
     assert len({message["id"] for message in messages}) == len(messages)
-
-
-def restart(control_plane: ControlPlane, cluster: Cluster) -> None:
-    """Expire every version that was ever given out."""
-    control_plane.restart_api()
-
-
-def change_the_crd(control_plane: ControlPlane, cluster: Cluster) -> None:
-    """Change the CRD's spec, as an upgrade of Argo does."""
-    column = {"name": f"C{random.randrange(10**9)}", "type": "string", "jsonPath": ".status.phase"}
-    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
-    change = [{"op": "add", "path": "/spec/versions/0/additionalPrinterColumns/-", "value": column}]
-    cluster.request("PATCH", path, change, content_type="application/json-patch+json")
 
 
 @pytest.mark.parametrize("event", [restart, change_the_crd])

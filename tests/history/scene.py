@@ -1,0 +1,71 @@
+"""Runs of the program under load, and what happens to a control plane meanwhile."""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from tests.bed.cluster import WORKFLOW_CRD, Cluster
+from tests.bed.control_plane import ControlPlane
+from tests.history.writers import Writers
+from tests.program import Outcome, Program, Running
+
+LOAD = 130.0
+"""Writes per second that the writers aim at; what they reach is logged, not asserted."""
+BETWEEN_RUNS = 3.0
+"""Seconds without a run, while the writers go on."""
+PATIENCE = timedelta(seconds=120)
+
+log = logging.getLogger(__name__)
+
+
+class Watched:
+    """Runs of the program, one after the other, into one file."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.sink = program.folder / "changes.jsonl"
+        self.outcomes: list[Outcome] = []
+
+    @property
+    def starts(self) -> list[str]:
+        """How each finished run started."""
+        return [outcome.summary["start"] for outcome in self.outcomes]
+
+    def start(self, window: str = "5s") -> Running:
+        """Start a run."""
+        return self._program.start(f"--sink=file:{self.sink}", self._program.checkpoint, f"--window={window}")
+
+    def finish(self, running: Running) -> None:
+        """Wait for a run, which must end well."""
+        with running:
+            outcome = running.finish()
+        assert outcome.code == 0, outcome.stderr
+        log.info("%s", outcome.summary["message"])
+        self.outcomes.append(outcome)
+
+    def run(self, window: str = "5s") -> None:
+        """One run, from start to end."""
+        self.finish(self.start(window))
+
+
+@contextmanager
+def under_load(cluster: Cluster, namespace: str, *, objects: int, seed: int) -> Iterator[Writers]:
+    """Writers at work."""
+    with Writers(cluster, namespace, objects=objects, writes_per_second=LOAD, seed=seed) as writers:
+        yield writers
+        log.info("%d writes to %d objects, %.0f a second", writers.truth.writes, len(writers.truth.lives), writers.rate)
+
+
+def restart(control_plane: ControlPlane, cluster: Cluster) -> None:
+    """Expire every version that was ever given out."""
+    control_plane.restart_api()
+
+
+def change_the_crd(control_plane: ControlPlane, cluster: Cluster) -> None:
+    """Change the CRD's spec, as an upgrade of Argo does."""
+    column = {"name": f"C{random.randrange(10**9)}", "type": "string", "jsonPath": ".status.phase"}
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
+    change = [{"op": "add", "path": "/spec/versions/0/additionalPrinterColumns/-", "value": column}]
+    cluster.request("PATCH", path, change, content_type="application/json-patch+json")
