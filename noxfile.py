@@ -8,6 +8,7 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "layers", "tests"]
 nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "uv"
 
 PYTHON_FILES = ("job", "tests", "docs", "examples", "noxfile.py")
 
@@ -83,7 +84,6 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def lock(session: nox.Session) -> None:
     """Resolve the dependencies anew, and write requirements.txt."""
-    session.install("uv")
     with tempfile.TemporaryDirectory() as folder:
         # In a folder of its own, since a uv.lock names the registry that it was made with.
         project = Path(folder)
@@ -91,6 +91,6 @@ def lock(session: nox.Session) -> None:
         (project / "README.md").touch()
         exported = session.run(
             "uv", "export", "--quiet", "--no-header", "--no-emit-project", "--no-annotate", f"--directory={project}",
-            silent=True, env={"VIRTUAL_ENV": ""},
+            silent=True, external=True, env={"VIRTUAL_ENV": ""},
         )  # fmt: skip
     Path("requirements.txt").write_text(f"# Written by `nox -s lock` from pyproject.toml.\n{exported}")
