@@ -43,7 +43,7 @@ class MemorySink:
         self.otherwise = Answer.STORED
         """The answer when the script is at its end."""
         self.before: Callable[[int], object] = lambda _: None
-        """Called with the lane before anything is stored."""
+        """Called with the lane before a batch is looked at."""
         self._script: deque[Answer] = deque()
         self._lock = threading.Lock()
         self._under_way: Counter[int] = Counter()
@@ -82,6 +82,7 @@ class MemorySink:
         self._shut.pop(lane).set()
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
+        self.before(lane)
         with self._lock:
             self.asked += 1
             self._check(lane, messages, timeout)
@@ -91,7 +92,6 @@ class MemorySink:
             gate = self._shut.get(lane)
             if gate:
                 gate.wait()
-            self.before(lane)
             self._act(answer, lane, list(messages))
         finally:
             with self._lock:

@@ -259,6 +259,18 @@ class ModelCluster:
             self.turn = None
             self._streams.append(stream)
 
+    def left(self, stream: ModelStream) -> None:
+        """Nobody reads this watch any more."""
+        with self.changed:
+            if stream in self._streams:
+                self._streams.remove(stream)
+                self.turn = None
+            self.changed.notify_all()
+
+    def is_last(self, stream: ModelStream) -> bool:
+        """Whether this is the watch that was opened last: the steps of `while_watched` are told to its reader."""
+        return self._streams[-1:] == [stream]
+
     def decoded(self, line: bytes) -> None:
         """Somebody has come to this frame: take the next step if it is its turn."""
         with self.changed:
@@ -378,13 +390,15 @@ class ModelStream:
                     return
                 if self.ending and not block:
                     break
+                if not block and not cluster.is_last(self):
+                    cluster.changed.wait()
+                    continue
                 if not block and cluster.while_watched:
-                    if cluster.turn is None:
-                        block = [cluster_bookmark(cluster, self._told)]
-                        cluster.turn = block[0]
-                    else:
+                    if cluster.turn is not None:
                         cluster.changed.wait()
                         continue
+                    cluster.turn = cluster_bookmark(cluster, self._told)
+                    block = [cluster.turn]
             if not block:
                 yield [cluster_bookmark(cluster, max(self._told, cluster.version))]
                 cluster.clock.jump(max(0.0, self._until - cluster.clock()))
@@ -405,6 +419,7 @@ class ModelStream:
     def close(self) -> None:
         with self._cluster.changed:
             self._closed = True
+            self._cluster.left(self)
             self._cluster.changed.notify_all()
 
     def _pending(self) -> list[bytes]:

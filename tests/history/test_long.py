@@ -17,7 +17,7 @@ from tests.program import Program
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 log = logging.getLogger(__name__)
-CHAOS_RUNS = 25
+CHAOS_ROUNDS = 5
 
 
 def test_five_runs_with_the_default_window_tell_everything(program: Program, cluster: Cluster, namespace: str) -> None:
@@ -44,12 +44,11 @@ def test_chaos_costs_no_last_state_and_no_deletion(
     """Through kills, rivals, restarts and changed definitions in any order, the ends of all stories are told."""
     watched = Watched(program)
     choice = random.Random(12)
-    happened = []
+    happenings = ["kill", "rival", "restart", "definition", "between"] * CHAOS_ROUNDS
+    choice.shuffle(happenings)
     with under_load(cluster, namespace, objects=300, seed=12) as writers:
         watched.run()
-        for _ in range(CHAOS_RUNS):
-            what = choice.choice(["kill", "kill", "rival", "restart", "definition", "between"])
-            happened.append(what)
+        for what in happenings:
             running = watched.start("8s")
             told, more = len(stored(watched.sink)), choice.randrange(400)
             wait_until(lambda: len(stored(watched.sink)) >= told + more, PATIENCE, "the run to publish")  # noqa: B023
@@ -70,7 +69,6 @@ def test_chaos_costs_no_last_state_and_no_deletion(
     watched.finish(last)
     watched.run()
     messages = stored(watched.sink)
-    log.info("%s; gaps: %s", " ".join(happened), " ".join(message["data"]["reason"] for message in gaps(messages)))
+    log.info("%s; gaps: %s", " ".join(happenings), " ".join(message["data"]["reason"] for message in gaps(messages)))
 
-    assert set(happened) == {"kill", "rival", "restart", "definition", "between"}
     assert wrong_ends(writers.truth, messages) == []

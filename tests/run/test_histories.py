@@ -94,7 +94,8 @@ def begin(scene: Scene) -> None:
     scene.store.on_write = on_write
 
 
-def live_through(scene: Scene, tick: Tick) -> None:
+def live_through(scene: Scene, tick: Tick) -> str:
+    """Do one run in its surroundings, and say in short what became of it."""
     for what in tick.before:
         happen(scene, what)
     scene.cluster.refusal = tick.refusal
@@ -102,13 +103,14 @@ def live_through(scene: Scene, tick: Tick) -> None:
     scene.cluster.while_watched.extend(partial(happen, scene, what) for what in tick.watched)
     scene.sink.answer(*tick.answers)
     crash = Crash(*tick.crash) if tick.crash else Crash()
+    outcome = f"killed at {tick.crash[0]}" if tick.crash else "killed"
     with suppress(Killed, KilledWhileReading):
         summary = scene.run(scene.settings(window=timedelta(seconds=tick.window)), crash)
-        event(f"start {summary.start or 'none'}, exit {summary.exit_code}")
-    event(f"killed at {tick.crash[0]}" if crash.fired and tick.crash else "not killed")
+        outcome = f"start {summary.start or 'none'}, exit {summary.exit_code}"
     for left in (scene.cluster.while_listed, scene.cluster.while_watched):
         left.clear()
     scene.sink.forget()
+    return outcome
 
 
 def come_to_rest(scene: Scene) -> None:
@@ -127,7 +129,7 @@ def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
     with Scene() as scene:
         begin(scene)
         for tick in history:
-            live_through(scene, tick)
+            event(live_through(scene, tick))
         come_to_rest(scene)
 
         assert promises.untold(scene) == []
@@ -186,13 +188,13 @@ def test_a_rewound_cluster_is_told_anew(before: list[Tick], back: int, after: li
     """After a restore everything that is left is told in a new epoch, which comes before the version (R9)."""
     with Scene() as scene:
         for tick in before:
-            live_through(scene, tick)
+            event(live_through(scene, tick))
         come_to_rest(scene)
         version = max(1, scene.saved.version - back)
         scene.cluster.rewind(version)
         scene.run()
         for tick in after:
-            live_through(scene, tick)
+            event(live_through(scene, tick))
         come_to_rest(scene)
 
         assert scene.saved.epoch == 1
