@@ -30,8 +30,14 @@ _TICK = 0.1
 class Deadline:
     """How much time is left, for whom; and whether a signal has cut it short."""
 
-    def __init__(self, window: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        window: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._clock = clock
+        self._sleep = sleep
         self._began = clock()
         self._window = window.total_seconds() or CATCH_UP
         self._drained_by = self._began + self._window + LISTING + DRAIN
@@ -72,7 +78,7 @@ class Deadline:
             raise OutOfTime(message)
         until = self._clock() + seconds
         while (rest := until - self._clock()) > 0:
-            time.sleep(min(rest, _TICK))
+            self._sleep(min(rest, _TICK))
             self.check()
 
     def check(self) -> None:

@@ -45,7 +45,8 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
     while True:
         session.settle()
         if not rewound:
-            start = session.ledger.version or session.ledger.listed
+            # What lies below `listed` was the gap of the listing that was interrupted there.
+            start = max(session.ledger.version, session.ledger.listed)
         if reason is Reason.REWOUND and not rewound:
             session.rewind()
             rewound = True
@@ -253,5 +254,5 @@ def _drifted(session: Session, differences: list[Difference], version: int, sinc
         version,
         extra=event("audit.drift", version=version),
     )
-    session.announce(Reason.DRIFTED, 0, version, since=since)
+    session.announce(Reason.DRIFTED, version, version, since=since)
     return True

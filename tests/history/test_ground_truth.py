@@ -116,3 +116,22 @@ def test_two_runs_at_once_lose_nothing(program: Program, cluster: Cluster, names
     assert sorted(outcome.summary["saved"] for outcome in watched.outcomes[1:3]) == [False, True]
     assert untold_versions(writers.truth, messages) == []
     assert gaps(messages) == []
+
+
+def test_r18_what_was_told_and_never_saved_lies_in_the_range_of_a_gap(
+    control_plane: ControlPlane, program: Program, cluster: Cluster, namespace: str
+) -> None:
+    """An object that only a killed run told of, and that is gone when the history is, can be known from the gap."""
+    watched = Watched(program)
+    watched.run()
+    with watched.start("30s") as running:
+        version = int(cluster.create(namespace, "short-lived")["metadata"]["resourceVersion"])
+        wait_until(lambda: len(stored(watched.sink)) == 1, PATIENCE, "the object to be told of")
+        running.send(signal.SIGKILL)
+    control_plane.restart_api()
+    cluster.delete(namespace, "short-lived")
+    watched.run()
+    told, gap = stored(watched.sink)
+
+    assert (told["subject"], told["type"]) == (f"{namespace}/short-lived", "io.argoproj.workflows.added")
+    assert int(gap["data"]["from"]) < version <= int(gap["data"]["to"])

@@ -93,13 +93,16 @@ def untold_versions(truth: Truth, messages: list[Message]) -> list[str]:
 
 
 def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
-    """How the sink differs from the truth in last states and deletions: what must hold whatever history was lost."""
+    """How the sink differs from the truth in last states and deletions: what must hold whatever history was lost.
+
+    A consumer of gaps is looked at: what it was told last in the range of a gap, and not again since, is gone (R18).
+    """
     lives = told(messages)
     wrong = []
     for uid, life in truth.lives.items():
         heard = lives.get(uid, [])
-        if not heard and life.deleted:
-            continue  # born and dead unseen
+        if life.deleted and (not heard or _gone_in_a_gap(heard[-1], messages)):
+            continue  # it ended, or lived, unseen
         versions = [int(message["resourceversion"]) for message in heard if "resourceversion" in message]
         if versions != sorted(versions):
             wrong.append(f"{uid}: told out of order: {versions}")
@@ -108,6 +111,14 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
         wrong.extend(_wrong_end(uid, life, heard))
     wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
     return wrong
+
+
+def _gone_in_a_gap(last: Message, messages: list[Message]) -> bool:
+    place = max(place for place, message in enumerate(messages) if message["id"] == last["id"])
+    return any(
+        int(gap["data"]["from"]) < int(last.get("resourceversion", 0)) <= int(gap["data"]["to"])
+        for gap in gaps(messages[place:])
+    )
 
 
 def _wrong_end(uid: str, life: Life, heard: list[Message]) -> list[str]:
