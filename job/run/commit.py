@@ -212,16 +212,19 @@ class Commit:
             frame = msgspec.structs.replace(self._frame, sequence=self._frame.sequence + 1, saved_at=self._now())
             self._frame = frame
             checkpoint, moves = self.ledger.onto(frame)
-            try:
-                self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
-            except Conflict:
-                if self._adopt(checkpoint):
-                    self._token = self._store.save(codec.encode(checkpoint), self._token, timeout)
+            data = codec.encode(checkpoint)
+            stored = False
+            while not stored:
+                try:
+                    self._token = self._store.save(data, self._token, timeout)
+                    stored = True
+                except Conflict:
+                    stored = self._adopt(checkpoint)
             self._saved_moves = moves
             self.saves += 1
 
     def _adopt(self, ours: Checkpoint) -> bool:
-        """After a conflict: whose bytes are there, and must ours still be written? An answer may have been lost."""
+        """After a conflict: whose bytes are there, and are they these? Then only an answer was lost."""
         stored = self._store.load()
         if stored is None:
             message = "the checkpoint was removed while this run was under way"
@@ -235,7 +238,7 @@ class Commit:
             message = f"run {theirs.run_id} has moved the checkpoint while this run was under way"
             raise Superseded(message)
         self._token = stored.token
-        return theirs.sequence != ours.sequence
+        return theirs.sequence == ours.sequence
 
 
 def _in_background(work: Callable[[float], None], seconds: float) -> Future[None]:

@@ -67,8 +67,8 @@ class Summary:
 
     def sentence(self) -> str:
         """The same in plain words."""
-        if self.error and not self.start:
-            return str(self.error)
+        if not self.start:
+            return str(self.error) if self.error else " ".join(self.notes)
         done = ", ".join(f"{count} {kind}" for kind, count in sorted(self.published.items())) or "nothing changed"
         saved = f"saved at {self.version_to}" if self.saved else "not saved"
         parts = [f"{self._beginning()}; {done} in {self.seconds:.1f} s; {saved}.", *self.notes]

@@ -77,6 +77,7 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
     from kubernetes.client.configuration import Configuration
     from kubernetes.client.rest import RESTClientObject
     from kubernetes.config import ConfigException, list_kube_config_contexts, load_kube_config
+    from yaml import YAMLError
 
     files = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
     if not any(Path(file).expanduser().is_file() for file in files.split(os.pathsep) if file):
@@ -87,8 +88,8 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
     try:
         contexts, current = list_kube_config_contexts(files)
         load_kube_config(files, context, configuration, persist_config=False)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        message = f"the kubeconfig {files} cannot be used: {error}"
+    except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        message = f"the kubeconfig {files} cannot be used: {' '.join(str(error).split())}"
         raise UsageError(message) from error
     chosen = next((known for known in contexts if known["name"] == context), current)["context"]
     return Connection(

@@ -147,14 +147,12 @@ class TestCluster:
     """What the API server does not have or does not allow."""
 
     def test_a_refused_token_is_told_from_missing_rights(self, control_plane: ControlPlane, tmp_path: Path) -> None:
-        """Credentials that are expired, or another cluster's, are told as such, with a kubectl command that shows it."""
+        """Credentials that are expired, or another cluster's, are told as such, with a command that shows it."""
         program = Program(control_plane.kubeconfig(token="expired"), tmp_path)
 
         outcome = program.run("--window=3s", program.checkpoint)
 
-        assert_refused(
-            outcome, ACTION_NEEDED, "credentials", "expired", "kubectl get workflows.argoproj.io -n default"
-        )
+        assert_refused(outcome, ACTION_NEEDED, "credentials", "expired", "kubectl get workflows.argoproj.io -n default")
         assert files(tmp_path) == {}
 
     def test_a_missing_right_to_list_is_named(
@@ -285,7 +283,8 @@ class TestCheckpoint:
 
         outcome = program.run("--window=3s", program.checkpoint, *options)
 
-        ours = options[0].partition("=")[2].replace("other.jsonl", f"{program.folder}/other.jsonl")
+        option, _, value = options[0].removeprefix("--").partition("=")
+        ours = value.replace("other.jsonl", f"{program.folder}/other.jsonl") or option.replace("-", " ")
         assert_refused(outcome, ACTION_NEEDED, f"belongs to {field} {theirs}", ours, "--checkpoint")
         assert program.checkpoint_file.read_bytes() == content
 
@@ -300,7 +299,9 @@ class TestCheckpoint:
         outcome = program.run("--window=3s", program.checkpoint)
 
         assert actual.cluster
-        assert_refused(outcome, ACTION_NEEDED, "another-uid", actual.cluster, "kube-system", "--checkpoint")
+        assert_refused(
+            outcome, ACTION_NEEDED, str(program.checkpoint_file), "another-uid", actual.cluster, "kube-system"
+        )
         assert program.checkpoint_file.read_bytes() == content
 
     @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ class TestMassDeletion:
     def test_r5_most_objects_gone_asks_a_person(
         self, unprivileged: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
     ) -> None:
-        """When more than half has vanished, and it may be another cluster, nothing is published, and the way out is said."""
+        """When more than half has vanished, and it may be another cluster, nothing is told but the way out."""
         for number in range(11):
             cluster.delete(namespace, f"w-{number}")
         before = unprivileged.checkpoint_file.read_bytes()
@@ -377,6 +378,19 @@ class TestMassDeletion:
         assert [(change, provenance) for change, _, provenance in changes(outcome.messages)] == 10 * [
             ("deleted", "inferred")
         ]
+
+    def test_r5_an_identity_is_adopted_when_it_is_first_seen(
+        self, unprivileged: Program, program: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    ) -> None:
+        """A checkpoint of an unknown cluster takes on the identity that a later run may read, and keeps it."""
+        program.run("--window=0s", program.checkpoint)
+        adopted = program.saved.identity
+        unprivileged.run("--window=0s", program.checkpoint)
+
+        system = cluster.request("GET", "/api/v1/namespaces/kube-system")
+        assert adopted.cluster == system["metadata"]["uid"]
+        assert adopted.definition
+        assert program.saved.identity == adopted
 
 
 class TestSink:

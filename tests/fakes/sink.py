@@ -65,6 +65,10 @@ class MemorySink:
         """Every message, as often as it was stored."""
         return [message for _, batch in self.batches for message in batch]
 
+    def connect(self) -> None:
+        """Another process begins: what the one before has left under way is not its own."""
+        self._under_way = Counter()
+
     def answer(self, *answers: Answer) -> None:
         """What to do with the next batches."""
         self._script.extend(answers)
@@ -85,8 +89,9 @@ class MemorySink:
         self.before(lane)
         with self._lock:
             self.asked += 1
+            under_way = self._under_way
             self._check(lane, messages, timeout)
-            self._under_way[lane] += 1
+            under_way[lane] += 1
             answer = self._script.popleft() if self._script else self.otherwise
         try:
             gate = self._shut.get(lane)
@@ -95,7 +100,7 @@ class MemorySink:
             self._act(answer, lane, list(messages))
         finally:
             with self._lock:
-                self._under_way[lane] -= 1
+                under_way[lane] -= 1
 
     def _act(self, answer: Answer, lane: int, messages: list[Message]) -> None:
         message = f"the sink was told: {answer.name}"
@@ -103,7 +108,9 @@ class MemorySink:
             self._released.wait()
         if answer is Answer.REFUSED:
             raise Refused(message, [messages[0].id])
-        kept = {Answer.STORED: len(messages), Answer.LOST: len(messages), Answer.HALF: len(messages) // 2}.get(answer, 0)
+        kept = {Answer.STORED: len(messages), Answer.LOST: len(messages), Answer.HALF: len(messages) // 2}.get(
+            answer, 0
+        )
         if kept:
             with self._lock:
                 self.batches.append((lane, messages[:kept]))

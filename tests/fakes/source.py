@@ -83,6 +83,8 @@ class ModelCluster:
         self.identity = Identity("cluster-1", "definition-1")
         self.namespace_exists: bool | None = True
         self.refusal = Refusal.FRAME
+        self.endless = self.deaf = False
+        """Whether watches go on beyond their time; whether they tell nothing, not even bookmarks."""
         self.version = 100
         self.writes: list[Write] = []
         self.watchable_from = 0
@@ -96,7 +98,7 @@ class ModelCluster:
         """The version and the seconds of every watch that was asked for."""
         self.changed = threading.Condition(threading.RLock())
         self.turn: bytes | None = None
-        """The frame at whose decoding the next step of `while_watched` happens."""
+        """The bookmark at whose decoding the next step of `while_watched` happens, or else the watch is over."""
         self._streams: list[ModelStream] = []
         self._uids = 0
 
@@ -205,7 +207,11 @@ class ModelCluster:
     def _document(self, uid: str, namespace: str, name: str) -> dict[str, Any]:
         kind, api_version = self.kind, self.resource.api_version
         # Custom resources come with sorted keys, built-in ones in the order of their Go struct.
-        head = {"apiVersion": api_version, "kind": kind} if self.resource.group else {"kind": kind, "apiVersion": api_version}
+        head = (
+            {"apiVersion": api_version, "kind": kind}
+            if self.resource.group
+            else {"kind": kind, "apiVersion": api_version}
+        )
         return {
             **head,
             "metadata": {
@@ -249,7 +255,7 @@ class ModelCluster:
     def _end(self, code: int | None) -> None:
         with self.changed:
             for stream in self._streams:
-                stream.ending = stream.ending or (code,)
+                stream.end(code)
             self._streams.clear()
             self.changed.notify_all()
 
@@ -276,9 +282,13 @@ class ModelCluster:
         with self.changed:
             if line is not self.turn:
                 return
-            step = self.while_watched.popleft()
-        step()
+            step = self.while_watched.popleft() if self.while_watched else None
+            version = self.version
+        if step:
+            step()
         with self.changed:
+            if not step and version == self.version and self._streams:
+                self._streams[-1].over = True
             self.turn = None
             self.changed.notify_all()
 
@@ -375,34 +385,35 @@ class ModelStream:
     def __init__(self, cluster: ModelCluster, namespace: str, version: int, until: float) -> None:
         self.ending: tuple[int | None] | None = None
         """How it ends: with an ERROR frame of this code, -1 for a broken connection, None for a clean close."""
+        self.over = False
+        """Whether its reader has come to the end of everything, so that its time may end."""
         self._cluster = cluster
         self._namespace = namespace
         self._told = version
         self._until = until
+        self._last: int | None = None
         self._closed = self._refused = False
 
     def __iter__(self) -> Iterator[list[bytes]]:
         cluster = self._cluster
         while True:
             with cluster.changed:
-                block = self._pending()
                 if self._closed:
                     return
-                if self.ending and not block:
-                    break
-                if not block and not cluster.is_last(self):
-                    cluster.changed.wait()
-                    continue
-                if not block and cluster.while_watched:
-                    if cluster.turn is not None:
+                block = self._pending()
+                if not block:
+                    if self.ending:
+                        break
+                    if self.over and not cluster.endless:
+                        cluster.clock.jump(max(0.0, self._until - cluster.clock()))
+                        return
+                    if self.over or cluster.turn is not None or not cluster.is_last(self):
                         cluster.changed.wait()
                         continue
-                    cluster.turn = cluster_bookmark(cluster, self._told)
+                    cluster.turn = cluster_bookmark(
+                        cluster, self._told if cluster.deaf else max(self._told, cluster.version)
+                    )
                     block = [cluster.turn]
-            if not block:
-                yield [cluster_bookmark(cluster, max(self._told, cluster.version))]
-                cluster.clock.jump(max(0.0, self._until - cluster.clock()))
-                return
             yield block
         (code,) = self.ending
         if code == -1:
@@ -410,6 +421,11 @@ class ModelStream:
             raise Unavailable(message)
         if code:
             yield [error_frame(code)]
+
+    def end(self, code: int | None) -> None:
+        """Tell what was written until now, and end so."""
+        self.ending = (code,)
+        self._last = self._cluster.version
 
     def refuse(self, code: int | None) -> None:
         """Tell nothing, and end so."""
@@ -423,9 +439,10 @@ class ModelStream:
             self._cluster.changed.notify_all()
 
     def _pending(self) -> list[bytes]:
-        if self._refused or self.ending == (410,):
+        if self._refused or self._cluster.deaf or self.ending == (410,):
             return []
-        news = [write for write in self._cluster.writes if write.version > self._told]
+        last = self._cluster.version if self._last is None else self._last
+        news = [write for write in self._cluster.writes if self._told < write.version <= last]
         if news:
             self._told = news[-1].version
         return [write.frame for write in news if self._namespace in {"", write.namespace}]

@@ -98,11 +98,17 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
     A consumer of gaps is looked at: what it was told last in the range of a gap, and not again since, is gone (R18).
     """
     lives = told(messages)
+    places = {message["id"]: place for place, message in enumerate(messages)}
+    holes = [(places[gap["id"]], int(gap["data"]["from"]), int(gap["data"]["to"])) for gap in gaps(messages)]
     wrong = []
     for uid, life in truth.lives.items():
         heard = lives.get(uid, [])
-        if life.deleted and (not heard or _gone_in_a_gap(heard[-1], messages)):
-            continue  # it ended, or lived, unseen
+        if life.deleted and not heard:
+            continue  # it lived unseen
+        if life.deleted and not heard[-1]["type"].endswith(".deleted"):
+            told_last, last = places[heard[-1]["id"]], int(heard[-1]["resourceversion"])
+            if any(told_last < place and start < last <= end for place, start, end in holes):
+                continue  # it ended unseen
         versions = [int(message["resourceversion"]) for message in heard if "resourceversion" in message]
         if versions != sorted(versions):
             wrong.append(f"{uid}: told out of order: {versions}")
@@ -111,14 +117,6 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
         wrong.extend(_wrong_end(uid, life, heard))
     wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
     return wrong
-
-
-def _gone_in_a_gap(last: Message, messages: list[Message]) -> bool:
-    place = max(place for place, message in enumerate(messages) if message["id"] == last["id"])
-    return any(
-        int(gap["data"]["from"]) < int(last.get("resourceversion", 0)) <= int(gap["data"]["to"])
-        for gap in gaps(messages[place:])
-    )
 
 
 def _wrong_end(uid: str, life: Life, heard: list[Message]) -> list[str]:

@@ -36,7 +36,8 @@ class Scene:
         self.store = MemoryStore()
         self.namespace = namespace
         self.runs: list[Summary] = []
-        self.deadline = Deadline(WINDOW, self.clock)
+        self._started = 0
+        self.deadline = Deadline(WINDOW, self.clock, self.clock.jump)
         """That of the last run; a step of the cluster may send a signal."""
 
     def __enter__(self) -> Self:
@@ -79,9 +80,10 @@ class Scene:
             MortalSink(self.sink, crash),
             MortalStore(self.store, crash),
         )
-        self.deadline = Deadline(settings.window, self.clock)
-        number = len(self.runs) + 1
-        summary = run(settings, ports, self.deadline, run_id=f"run-{number}", now=self.clock.now)
+        self.deadline = Deadline(settings.window, self.clock, self.clock.jump)
+        self._started += 1
+        self.sink.connect()
+        summary = run(settings, ports, self.deadline, run_id=f"run-{self._started}", now=self.clock.now)
         self.runs.append(summary)
         return summary
 

@@ -16,9 +16,9 @@ _LONGER_THAN_BETWEEN_SAVES = timedelta(seconds=25)
 
 
 def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
+    *, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
 ) -> None:
-    """After a kill -9 in the middle of a listing the next run tells everything, what was told before under the same ids."""
+    """After a kill -9 in mid-listing the next run tells everything, and what was told before under the same ids."""
     gone = cluster.create(namespace, "gone")
     proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
     objects = create_many(namespace, _PAGE_OF_WHOLE_OBJECTS + 10)
@@ -64,6 +64,28 @@ def test_a_run_killed_in_mid_watch_loses_no_version(
     versions = [id_of(thing) for thing in told]
     assert ids(sink_file.messages) == [*versions, *versions, *(id_of(thing) for thing in while_away)]
     assert _same_data_under_one_id(sink_file)
+
+
+def test_r18_what_was_told_and_never_saved_can_be_found_in_the_gap(
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
+) -> None:
+    """What a killed run told beyond its save lies in the next gap: what lives is told again, what is gone is not."""
+    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
+    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+        gone, alive = cluster.create(namespace, "gone"), cluster.create(namespace, "alive")
+        sink_file.wait_for_id(alive)
+        running.send(signal.SIGKILL)
+        running.process.wait()
+    told = len(sink_file.messages)
+    cluster.delete(namespace, "gone")
+    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
+
+    outcome = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
+
+    (gap,) = gaps(sink_file.messages)
+    assert outcome.code == 0
+    assert int(gap["from"]) < int(gone["metadata"]["resourceVersion"]) <= int(gap["to"])
+    assert ids(sink_file.messages[told:]) == [id_of(alive)]
 
 
 def test_r13_who_finds_the_checkpoint_moved_stops_by_itself(
@@ -135,7 +157,7 @@ def test_r13_a_removed_checkpoint_is_not_written_again(
 
 
 def test_r13_two_first_runs_make_one_checkpoint(
-    program: Program, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
+    *, program: Program, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
 ) -> None:
     """Of two first runs one creates the checkpoint; the other finds it there, keeps off it, and exits with 0."""
     created = cluster.create(namespace, "a")
@@ -153,7 +175,7 @@ def test_r13_two_first_runs_make_one_checkpoint(
 
 
 def _same_data_under_one_id(sink_file: SinkFile) -> bool:
-    data = {}
+    data: dict[tuple[str, str], object] = {}
     return all(
         data.setdefault((message["id"], message["type"]), message["data"]) == message["data"]
         for message in sink_file.messages

@@ -1,4 +1,4 @@
-"""Tests of what a run goes through without a word to anybody: servers that start, streams that break, connections lost."""
+"""Tests of what a run goes through as a matter of course: servers that start, streams and connections that break."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOT_YET_INSTALLED = refusal(
     ],
 )
 def test_a_refusal_of_a_server_that_starts_is_waited_out(
-    on: Matcher, fault: Fault, times: int, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    *, on: Matcher, fault: Fault, times: int, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
 ) -> None:
     """What a starting server refuses for a moment is asked again, and the run resumes as if nothing had been."""
     cluster.create(namespace, "old")

@@ -49,7 +49,7 @@ def test_a_signal_in_mid_watch_ends_the_run_with_what_is_acknowledged(
 
 
 def test_r1_a_signal_in_mid_relist_saves_the_published_part(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
+    *, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
 ) -> None:
     """A run stopped in the middle of a listing saves its part of it, and the next run lists again for the rest."""
     proxied.run("--window=0s", proxied.checkpoint, sink_file.option)

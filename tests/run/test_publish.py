@@ -1,0 +1,270 @@
+"""Tests of messages on their way to the sink."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from job.change import Known
+from job.checkpoint import Checkpoint, Scope
+from job.errors import OutOfTime, Refused, Stopped, Unavailable
+from job.message import Message
+from job.run import publish
+from job.run.commit import Effect, Ledger
+from job.run.deadline import Deadline
+from job.run.publish import Publisher
+from tests.bed.waiting import wait_until
+from tests.fakes.clock import Clock
+from tests.fakes.sink import Answer, MemorySink
+
+SOON = timedelta(seconds=20)
+
+
+def message(key: str, version: int, size: int = 10) -> Message:
+    return Message({"id": f"{key}/{version}"}, b"x" * size, key)
+
+
+def effect(key: str, version: int) -> Effect:
+    return Effect(version=version, uid=key, known=Known("argo", key, version))
+
+
+class Line:
+    """A publisher between a ledger and a sink."""
+
+    def __init__(self, sink: MemorySink) -> None:
+        self.clock = Clock()
+        self.sink = sink
+        self.deadline = Deadline(timedelta(seconds=55), self.clock)
+        self.ledger = Ledger(Checkpoint(Scope("", "", "", "", "")))
+        self.publisher = Publisher(sink, self.ledger, self.deadline)
+
+    def put(self, key: str, version: int, size: int = 10) -> None:
+        self.publisher.put(message(key, version, size), effect(key, version))
+
+    def lane(self, key: str) -> int:
+        return crc32(key.encode()) % self.sink.limits.lanes
+
+    @property
+    def ids(self) -> list[str]:
+        return [stored.id for stored in self.sink.stored]
+
+    @property
+    def known(self) -> dict[str, int]:
+        return {uid: entry.version for uid, entry in self.ledger.inventory().items()}
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    with MemorySink() as sink:
+        line = Line(sink)
+        yield line
+        line.publisher.close()
+
+
+def two_lanes(line: Line) -> tuple[str, str]:
+    """Two keys that do not share a lane."""
+    return "a", next(key for key in "bcdefgh" if line.lane(key) != line.lane("a"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdef"), max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.LOST, Answer.HALF]), max_size=1),
+)
+def test_messages_of_one_key_are_stored_in_order(keys: list[str], lanes: int, most: int, answers: list[Answer]) -> None:
+    """Whatever the lanes, the batches and what the sink loses: first occurrences of each key come as they were put."""
+    with MemorySink(lanes=lanes, messages=most, most_bytes=3000) as sink:
+        sink.answer(*answers)
+        line = Line(sink)
+        for version, key in enumerate(keys, 1):
+            line.put(key, version)
+        assert line.publisher.drain()
+        line.publisher.close()
+
+        for key in set(keys):
+            first = list(dict.fromkeys(stored.id for stored in sink.stored if stored.key == key))
+            assert first == [f"{key}/{version}" for version, put in enumerate(keys, 1) if put == key]
+        assert line.ledger.version == len(keys)
+        assert sink.broken == []
+
+
+def test_a_drained_publisher_has_acknowledged_everything(line: Line) -> None:
+    """After `drain` the ledger is where the stream is."""
+    line.put("a", 1)
+    line.put("b", 2)
+
+    assert line.publisher.drain()
+    assert line.known == {"a": 1, "b": 2}
+    assert line.ledger.version == 2
+
+
+def test_p2_the_ledger_waits_for_the_oldest_message(line: Line) -> None:
+    """What a quick lane has stored counts only when the slow lane before it has."""
+    slow, quick = two_lanes(line)
+    line.sink.shut(line.lane(slow))
+    line.put(slow, 1)
+    line.put(quick, 2)
+    wait_until(lambda: f"{quick}/2" in line.ids, SOON, "the quick lane")
+
+    assert line.ledger.version == 0
+    assert line.known == {}
+
+    line.sink.open(line.lane(slow))
+    assert line.publisher.drain()
+    assert line.ledger.version == 2
+
+
+def test_what_gathers_behind_a_slow_request_goes_out_in_one(line: Line) -> None:
+    """A lane has one batch in flight; the rest waits, and is the next batch."""
+    line.sink.shut(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    for version in range(2, 6):
+        line.put("a", version)
+    line.sink.open(line.lane("a"))
+    assert line.publisher.drain()
+
+    assert [[stored.id for stored in batch] for _, batch in line.sink.batches] == [
+        ["a/1"],
+        ["a/2", "a/3", "a/4", "a/5"],
+    ]
+
+
+def test_a_message_above_the_limit_goes_alone(line: Line) -> None:
+    """A batch has at least one message, however large."""
+    line.sink.shut(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    line.put("a", 2)
+    line.put("a", 3, size=line.sink.limits.bytes + 1)
+    line.put("a", 4)
+    line.sink.open(line.lane("a"))
+    assert line.publisher.drain()
+
+    assert [len(batch) for _, batch in line.sink.batches] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("answer", [Answer.UNAVAILABLE, Answer.LOST, Answer.HALF])
+def test_an_unavailable_sink_is_tried_again(line: Line, answer: Answer) -> None:
+    """It is unknown what was stored, so the whole batch goes out again, under the same ids."""
+    line.sink.answer(answer)
+    line.put("a", 1)
+
+    assert line.publisher.drain()
+    assert set(line.ids) == {"a/1"}
+    assert line.sink.asked == 2
+
+
+def test_a_refused_message_ends_the_publishing(line: Line) -> None:
+    """Nothing behind it is acknowledged, and everybody who asks is told why."""
+    line.sink.answer(Answer.REFUSED)
+    line.put("a", 1)
+    with pytest.raises(Refused) as refused:
+        line.publisher.drain()
+
+    assert refused.value.ids == ["a/1"]
+    assert line.ledger.version == 0
+    with pytest.raises(Refused):
+        line.put("b", 2)
+    with pytest.raises(Refused):
+        line.publisher.check()
+
+
+def test_p2_what_was_stored_behind_a_failure_is_not_counted(line: Line) -> None:
+    """A failed batch stops the prefix before it, however many later ones succeeded."""
+    bad, good = two_lanes(line)
+    line.sink.shut(line.lane(bad))
+    line.sink.answer(Answer.REFUSED)
+    line.put(bad, 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the bad batch")
+    line.put(good, 2)
+    wait_until(lambda: line.ids == [f"{good}/2"], SOON, "the good lane")
+    line.sink.open(line.lane(bad))
+    with pytest.raises(Refused):
+        line.publisher.drain()
+
+    assert line.ledger.version == 0
+
+
+def test_a_sink_that_stays_away_ends_the_publishing_at_the_deadline(line: Line) -> None:
+    """The retries end with the time for them, and the last error is told."""
+    line.sink.otherwise = Answer.UNAVAILABLE
+    line.sink.before = lambda _: line.clock.jump(20)
+    line.put("a", 1)
+
+    with pytest.raises(Unavailable):
+        line.publisher.drain()
+    assert line.sink.asked > 1
+
+
+def test_r17_a_sink_that_hangs_is_given_up(line: Line) -> None:
+    """A sink that hangs does not keep the run beyond its deadline."""
+    line.sink.answer(Answer.HANGS)
+    line.put("a", 1)
+    line.clock.jump(1000)
+
+    assert line.publisher.drain() is False
+    assert {thread.daemon for thread in threading.enumerate() if thread.name.startswith("publish-")} == {True}
+
+
+def test_a_closed_publisher_sends_nothing_more(line: Line) -> None:
+    """What waits stays behind for the next run."""
+    line.sink.shut(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    line.put("a", 2)
+    line.publisher.close()
+    line.sink.open(line.lane("a"))
+    wait_until(lambda: line.ids == ["a/1"], SOON, "what was in flight")
+    wait_until(lambda: not workers(), SOON, "the workers' end")
+
+    assert line.ids == ["a/1"]
+
+
+def test_too_much_in_flight_makes_the_reader_wait(line: Line) -> None:
+    """Beyond the limit `put` blocks until the sink has taken something."""
+    line.sink.shut(line.lane("a"))
+    size = publish.MOST_BYTES // 4
+    for version in range(1, 5):
+        line.put("a", version, size)
+    fifth = threading.Thread(target=line.put, args=("a", 5, size), daemon=True)
+    fifth.start()
+    fifth.join(timeout=0.3)
+    assert fifth.is_alive()
+
+    line.sink.open(line.lane("a"))
+    fifth.join(timeout=SOON.total_seconds())
+    assert not fifth.is_alive()
+    assert line.publisher.drain()
+    assert line.ledger.version == 5
+
+
+def test_a_signal_frees_who_waits_for_the_sink(line: Line) -> None:
+    """`put` does not outlast a SIGTERM."""
+    line.sink.answer(Answer.HANGS)
+    line.put("a", 1, publish.MOST_BYTES)
+    line.deadline.signal()
+
+    with pytest.raises(Stopped):
+        line.put("a", 2)
+
+
+def test_the_deadline_frees_who_waits_for_the_sink(line: Line) -> None:
+    """`put` does not outlast the drain."""
+    line.sink.answer(Answer.HANGS)
+    line.put("a", 1, publish.MOST_BYTES)
+    line.clock.jump(1000)
+
+    with pytest.raises(OutOfTime):
+        line.put("a", 2)
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("publish-")]

@@ -1,0 +1,218 @@
+"""Tests of what a run is told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import PurePath
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from job.change import Resource
+from job.checkpoint import Scope
+from job.errors import UsageError
+from job.settings import (
+    Address,
+    check_environment,
+    completed,
+    default_checkpoint,
+    parse_checkpoint,
+    parse_duration,
+    parse_namespace,
+    parse_resource,
+    parse_sink,
+    parse_version,
+    parse_window,
+)
+
+SCOPE = Scope("prod", "workflows.v1alpha1.argoproj.io", "argo", "", "stdout:")
+SINKS, STORES = ("stdout", "file"), ("file",)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0s", 0), ("55s", 55), ("4m30s", 270), ("1h", 3600), ("1h0m1s", 3601), ("90m", 5400)]
+)
+def test_a_duration_has_units(text: str, seconds: int) -> None:
+    """Hours, minutes and seconds, in this order, each at most once."""
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "55", "s", "5 s", "1d", "30s4m", "1s1s", "-1s", "1.5s", "+1s", "1S"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """A number alone could mean anything."""
+    with pytest.raises(UsageError, match="duration"):
+        parse_duration(text)
+
+
+@given(st.from_regex(r"(\d+h)?(\d+m)?(\d+s)?", fullmatch=True))
+def test_any_duration_is_read_or_refused(text: str) -> None:
+    """Also one that no clock can count."""
+    try:
+        parse_duration(text)
+    except UsageError:
+        pass
+
+
+def test_a_duration_that_no_clock_can_count_is_refused() -> None:
+    """It is not a bug of ours."""
+    with pytest.raises(UsageError):
+        parse_duration("99999999999999h")
+
+
+@pytest.mark.parametrize("text", ["0s", "3s", "55s", "0h0m0s"])
+def test_r10_a_window_is_nothing_or_three_seconds_and_more(text: str) -> None:
+    """The API server can watch for as long."""
+    assert parse_window(text) == parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["1s", "2s"])
+def test_r10_a_window_without_a_bookmark_is_refused(text: str) -> None:
+    """Below three seconds the API server sends none."""
+    with pytest.raises(UsageError, match="3s"):
+        parse_window(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "resource"),
+    [
+        ("workflows.v1alpha1.argoproj.io", Resource("workflows", "v1alpha1", "argoproj.io")),
+        ("pods.v1", Resource("pods", "v1", "")),
+        ("pods.v1.", Resource("pods", "v1", "")),
+        ("deployments.v1.apps", Resource("deployments", "v1", "apps")),
+    ],
+)
+def test_a_resource_is_spelt_as_kubectl_does(text: str, resource: Resource) -> None:
+    """plural.version.group, the group empty for the core; spelt again it means the same."""
+    assert parse_resource(text) == resource
+    assert parse_resource(str(resource)) == resource
+
+
+@pytest.mark.parametrize(
+    "text", ["", "pods", "workflows.argoproj.io", "Pods.v1", "pods.v1/apps", "pods.1", ".v1", "pods..v1"]
+)
+def test_what_is_no_resource_is_refused(text: str) -> None:
+    """A name without a version would have to be guessed."""
+    with pytest.raises(UsageError, match=r"plural\.version\.group"):
+        parse_resource(text)
+
+
+@given(st.from_regex(r"[a-z][a-z0-9-]*\.v[0-9]+\.[a-z0-9.-]*", fullmatch=True))
+def test_what_is_read_as_a_resource_is_spelt_the_same(text: str) -> None:
+    """The checkpoint's scope has the resource's own spelling, and is read from it again."""
+    try:
+        resource = parse_resource(text)
+    except UsageError:
+        return
+    assert parse_resource(str(resource)) == resource
+
+
+@pytest.mark.parametrize("text", ["argo", "a", "0", "a-b", "a" * 63])
+def test_a_namespace_is_a_dns_label(text: str) -> None:
+    """As the API server has it."""
+    assert parse_namespace(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "A", "-a", "a-", "a.b", "a/b", "a" * 64, "a\n"])
+def test_what_no_namespace_can_be_called_is_refused(text: str) -> None:
+    """It would become a part of a path."""
+    with pytest.raises(UsageError, match="namespace"):
+        parse_namespace(text)
+
+
+@pytest.mark.parametrize("text", ["1", "294", str(2**128 - 1)])
+def test_a_version_is_a_number_above_nothing(text: str) -> None:
+    """Up to 128 bits."""
+    assert parse_version(text) == int(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "01", "-1", "1.0", "abc", "1 ", "\u0661", "9" * 5000], ids=lambda text: text[:8]
+)
+def test_what_is_no_version_is_refused(text: str) -> None:
+    """0 would mean any version at all; what is longer than any version is no number to read."""
+    with pytest.raises(UsageError, match="resourceVersion"):
+        parse_version(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("stdout:", Address("stdout", "")),
+        ("file:changes.jsonl", Address("file", "changes.jsonl")),
+        ("file:/var/a:b.jsonl", Address("file", "/var/a:b.jsonl")),
+    ],
+)
+def test_a_sink_is_a_url(text: str, address: Address) -> None:
+    """A scheme, and what it needs."""
+    assert parse_sink(text, SINKS) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "stdout", "stdout:x", "file:", "file:changes.json", "file://host/changes.jsonl", "ftp:x", "changes.jsonl"],
+)
+def test_what_is_no_sink_is_refused(text: str) -> None:
+    """The value is named, so that it can be found."""
+    with pytest.raises(UsageError) as refused:
+        parse_sink(text, SINKS)
+
+    assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["stdout:", "gs://bucket", "file:", "file://host/path", "path"])
+def test_what_is_no_checkpoint_is_refused(text: str) -> None:
+    """A sink is no store."""
+    with pytest.raises(UsageError, match="checkpoint"):
+        parse_checkpoint(text, STORES)
+
+
+def test_a_checkpoint_that_names_a_file_stays_as_it_is() -> None:
+    """Only a folder is completed."""
+    address = Address("file", "/state/checkpoint")
+
+    assert completed(address, SCOPE) == address
+
+
+def test_a_checkpoint_that_ends_in_a_slash_is_completed_with_the_scope() -> None:
+    """Cluster, namespace and resource, so that one manifest serves many."""
+    assert str(completed(Address("file", "/state/"), SCOPE)) == "file:/state/prod/argo/workflows.argoproj.io.json.gz"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("cluster", "a/b"), ("namespace", ""), ("selector", "a=b"), ("resource", "pods.v1")]
+)
+def test_every_part_of_the_scope_has_a_name_of_its_own(field: str, value: str) -> None:
+    """Two scopes never share a file, and no cluster's name leads to another folder."""
+    other = msgspec.structs.replace(SCOPE, **{field: value})
+    path = completed(Address("file", "/state/"), other).path
+
+    assert path != completed(Address("file", "/state/"), SCOPE).path
+    assert path.count("/") == 4
+
+
+def test_the_default_checkpoint_is_named_by_the_sink_too() -> None:
+    """Trying another sink by hand begins anew."""
+    folder = PurePath("/home/me/.local/state/workflow-watcher")
+    first = default_checkpoint(folder, SCOPE)
+    second = default_checkpoint(folder, msgspec.structs.replace(SCOPE, sink="file:/a.jsonl"))
+
+    assert first != second
+    assert first.path.startswith(f"{folder}/")
+    assert first.path.endswith("/prod/argo/workflows.argoproj.io.json.gz")
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "WATCHER_SINK", "WATCHER_PORT", "WATCHER_PORT_8080_TCP_ADDR", "WATCHER_SERVICE_HOST", "WATCHERS"]
+)
+def test_a_known_or_foreign_variable_passes(name: str) -> None:
+    """Ours, other programs', and those that Kubernetes makes for a Service called `watcher`."""
+    check_environment([name], ["WATCHER_SINK"])
+
+
+@pytest.mark.parametrize("name", ["WATCHER_SINKS", "WATCHER_", "WATCHER_sink", "WATCHER_SUPPORT"])
+def test_a_misspelt_variable_is_refused(name: str) -> None:
+    """It must not turn into a default."""
+    with pytest.raises(UsageError, match=name):
+        check_environment(["PATH", name], ["WATCHER_SINK"])
