@@ -109,6 +109,8 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     phase: str | None = None
     deleted: bool = False
     """A tombstone: the deletion was acknowledged, but the checkpoint's version has not passed it yet (R2)."""
+    told: bool = True
+    """False: a listing was about to tell of it, and nothing says yet that it did (R17)."""
 
 
 Inventory = Mapping[str, Known]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from datetime import datetime
 
 import msgspec
 
@@ -48,8 +49,8 @@ class RunRecord(msgspec.Struct, frozen=True):
 class Checkpoint(msgspec.Struct, frozen=True):
     """The position in the history of one scope.
 
-    Everything up to `version` is acknowledged by the sink. While `listed` is above it, a listing at `listed` is only
-    partly published: the inventory says which part (R1).
+    Everything up to `version` is acknowledged by the sink. While `listed` is above it, a listing at `listed` was begun
+    to be published, and the inventory says how far that came (R1, R17).
     """
 
     scope: Scope
@@ -57,6 +58,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     epoch: int = 0
     version: int = 0
     listed: int = 0
+    announced: int = 0
+    """Up to here nothing is left to be announced by a gap message; the next one begins here, or at `version`."""
     inventory: dict[str, Known] = msgspec.field(default_factory=dict)
     run_id: str = ""
     sequence: int = 0
@@ -75,13 +78,14 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     epoch: int
     resourceVersion: str  # noqa: N815 - Kubernetes' own spelling, as a reader expects it
     listed: str
+    announced: str
     run_id: str
     sequence: int
     saved_at: str
     audited_at: str
     runs: list[RunRecord]
-    inventory: dict[str, tuple[str, str, str, str | None, bool]]
-    """uid -> namespace, name, resourceVersion, phase, deleted."""
+    inventory: dict[str, tuple[str, str, str, str | None, bool, bool]]
+    """uid -> namespace, name, resourceVersion, phase, deleted, told."""
 
 
 class _Schema(msgspec.Struct):
@@ -101,13 +105,14 @@ def encode(checkpoint: Checkpoint) -> bytes:
         epoch=checkpoint.epoch,
         resourceVersion=str(checkpoint.version),
         listed=str(checkpoint.listed),
+        announced=str(checkpoint.announced),
         run_id=checkpoint.run_id,
         sequence=checkpoint.sequence,
         saved_at=checkpoint.saved_at,
         audited_at=checkpoint.audited_at,
         runs=list(checkpoint.runs[-KEPT_RUNS:]),
         inventory={
-            uid: (known.namespace, known.name, str(known.version), known.phase, known.deleted)
+            uid: (known.namespace, known.name, str(known.version), known.phase, known.deleted, known.told)
             for uid, known in checkpoint.inventory.items()
         },
     )
@@ -132,14 +137,15 @@ def decode(data: bytes) -> Checkpoint:
             epoch=stored.epoch,
             version=_version(stored.resourceVersion),
             listed=_version(stored.listed),
+            announced=_version(stored.announced),
             inventory={
-                uid: Known(namespace, name, _version(version), phase, deleted)
-                for uid, (namespace, name, version, phase, deleted) in stored.inventory.items()
+                uid: Known(namespace, name, _version(version), phase, deleted, told)
+                for uid, (namespace, name, version, phase, deleted, told) in stored.inventory.items()
             },
             run_id=stored.run_id,
             sequence=stored.sequence,
-            saved_at=stored.saved_at,
-            audited_at=stored.audited_at,
+            saved_at=_time(stored.saved_at),
+            audited_at=_time(stored.audited_at) if stored.audited_at else "",
             runs=tuple(stored.runs),
         )
     except (msgspec.MsgspecError, ValueError) as error:
@@ -151,6 +157,13 @@ def _version(text: str) -> int:
         message = f"{text!r} is not a resourceVersion"
         raise ValueError(message)
     return int(text)
+
+
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        message = f"{text!r} is a time without a zone"
+        raise ValueError(message)
+    return text
 
 
 def _unreadable(data: bytes, error: Exception) -> CheckpointUnusable:

@@ -20,9 +20,9 @@ from job.checkpoint import Scope
 from job.errors import UsageError
 from job.selector import Selector
 
-_DURATION = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+_DURATION = re.compile(r"(?:(?P<hours>\d{1,5})h)?(?:(?P<minutes>\d{1,7})m)?(?:(?P<seconds>\d{1,9})s)?", re.ASCII)
 _RESOURCE = re.compile(
-    r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>[a-z0-9.-]*))?"
+    r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*)?))?"
 )
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHORTEST_WINDOW = timedelta(seconds=3)
@@ -99,7 +99,7 @@ def parse_namespace(text: str) -> str:
 
 def parse_version(text: str) -> int:
     """A resourceVersion. Raises `UsageError`."""
-    if not re.fullmatch(r"[1-9][0-9]*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,38}", text):  # 128 bits
         message = f"{text!r} is not a resourceVersion: it is a number above 0"
         raise UsageError(message)
     return int(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -25,9 +24,11 @@ EXAMPLE = Checkpoint(
     epoch=1,
     version=2**64 + 1,
     listed=294,
+    announced=263,
     inventory={
         "0da85475-868d-4978-80e0-b7d3b6ab5167": Known("argo", "steps", 1104, "Running"),
         "5c9cb00a-99a4-4af0-a434-85d81c4403d1": Known("argo", "ttl", 1241, None, deleted=True),
+        "ec740e7c-92ea-462f-b224-08e5425cb059": Known("argo", "pod-fail", 0, None, told=False),
     },
     run_id="6a1c3bd6-7f0e-4f51-b7d1-1a1f6a6f4d4e",
     sequence=3,
@@ -43,6 +44,7 @@ EXAMPLE = Checkpoint(
 
 texts = st.text(max_size=12)
 versions = st.integers(0, 2**128 - 1)
+times = st.datetimes().map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0"))
 records = st.builds(
     RunRecord,
     run_id=texts,
@@ -60,18 +62,19 @@ checkpoints = st.builds(
     epoch=st.integers(0, 1000),
     version=versions,
     listed=versions,
+    announced=versions,
     inventory=st.dictionaries(
-        texts, st.builds(Known, texts, texts, versions, st.none() | texts, st.booleans()), max_size=4
+        texts, st.builds(Known, texts, texts, versions, st.none() | texts, st.booleans(), st.booleans()), max_size=4
     ),
     run_id=texts,
     sequence=st.integers(0, 10**6),
-    saved_at=texts,
-    audited_at=texts,
+    saved_at=times,
+    audited_at=st.just("") | times,
     runs=st.lists(records, max_size=3).map(tuple),
 )
 
 
-def stored(**changes: Any) -> bytes:
+def stored(**changes: object) -> bytes:
     """The example's bytes with some members replaced; None removes one."""
     members = json.loads(gzip.decompress(checkpoint.encode(EXAMPLE)))
     members = {name: value for name, value in {**members, **changes}.items() if value is not None}

@@ -27,7 +27,7 @@ from job.errors import ActionNeeded, CheckpointUnusable, OutOfTime, Stopped, Sup
 from job.logs import event
 from job.ports import Query, Sink, Source, Store, Stored
 from job.run import resume
-from job.run.commit import Commit
+from job.run.commit import Commit, Effect
 from job.run.deadline import Deadline
 from job.run.resume import Current
 from job.run.session import Session, timestamp
@@ -129,7 +129,9 @@ def _check_namespace(namespace: str, source: Source) -> None:
 
 def _begin(session: Session, known: Checkpoint, current: Current) -> None:
     session.proven = resume.proven(known.identity, current.identity)
-    session.commit.identify(resume.adopted(known.identity, current.identity))
+    session.identity = resume.adopted(known.identity, current.identity)
+    if not resume.recreated(known.identity, current.identity):  # else it is adopted with the listing that tells so
+        session.enter(Effect(identity=session.identity))
     session.since = known.saved_at or session.summary.started_at
     session.summary.version_from = known.version
     if known.saved_at:

@@ -32,14 +32,16 @@ class Effect(msgspec.Struct, frozen=True):
 
     version: int = 0
     """Everything up to here is acknowledged."""
-    listed: int = 0
-    """Something of the listing at this version is acknowledged (R1)."""
+    announced: int = 0
+    """What is lost up to here was announced by a gap message."""
     uid: str = ""
     known: Known | None = None
     """What is known of `uid` now; None: nothing any more."""
     inventory: dict[str, Known] | None = None
     """Replaces the inventory as a whole."""
     audited_at: str = ""
+    identity: Identity | None = None
+    """The cluster and the definition that the inventory is about now."""
     counted: tuple[str, str] | None = None
     """The kind and provenance of a published message."""
 
@@ -53,8 +55,10 @@ class Ledger:
         self._inventory = dict(start.inventory)
         self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
         self._audited_at = start.audited_at
+        self._identity = start.identity
         self.version = start.version
         self.listed = start.listed
+        self.announced = start.announced
         self.moves = 0
         """Goes up with every effect: tells whether there is anything to save."""
         self.published: Counter[str] = Counter()
@@ -82,14 +86,13 @@ class Ledger:
                 self._inventory[effect.uid] = effect.known
                 if effect.known.deleted:
                     self._tombstones[effect.uid] = effect.known.version
-        if effect.listed:
-            self.listed = effect.listed
+        self.announced = effect.announced or self.announced
         if effect.version:
             self.version = effect.version
             if self._tombstones:
                 self._bury()
-        if effect.audited_at:
-            self._audited_at = effect.audited_at
+        self._audited_at = effect.audited_at or self._audited_at
+        self._identity = effect.identity or self._identity
         if effect.counted:
             kind, provenance = effect.counted
             self.published[kind] += 1
@@ -105,12 +108,20 @@ class Ledger:
         with self._lock:
             return dict(self._inventory)
 
+    def foresee(self, new: dict[str, Known], listed: int, announced: int) -> None:
+        """Enter what a listing is about to tell of. Nothing is in flight."""
+        with self._lock:
+            self._inventory |= new
+            self.listed = listed or self.listed
+            self.announced = announced or self.announced
+            self.moves += 1
+
     def rewind(self, inventory: dict[str, Known]) -> None:
         """Start over with what is left of the inventory. Nothing is in flight."""
         with self._lock:
             self._inventory = dict(inventory)
             self._tombstones.clear()
-            self.version = self.listed = 0
+            self.version = self.listed = self.announced = 0
 
     def onto(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
         """`checkpoint` with what is acknowledged by now, and the number of moves it includes."""
@@ -119,8 +130,10 @@ class Ledger:
                 checkpoint,
                 version=self.version,
                 listed=self.listed,
+                announced=self.announced,
                 inventory=dict(self._inventory),
                 audited_at=self._audited_at,
+                identity=self._identity,
             ), self.moves
 
 
@@ -159,10 +172,6 @@ class Commit:
         """Whether anything was acknowledged that is not saved."""
         return self.ledger.moves != self._saved_moves
 
-    def identify(self, identity: Identity) -> None:
-        """Adopt what is known of the cluster by now."""
-        self._frame = msgspec.structs.replace(self._frame, identity=identity)
-
     def rewind(self, inventory: dict[str, Known]) -> None:
         """Begin another epoch with what is left of the inventory."""
         self._frame = msgspec.structs.replace(self._frame, epoch=self._frame.epoch + 1)
@@ -184,15 +193,21 @@ class Commit:
             self._pending = _in_background(self._save, SAVE)
 
     def finish(self, record: RunRecord) -> None:
-        """The last save of the run, tried again while there is time."""
+        """The last save of the run."""
+        self._frame = msgspec.structs.replace(self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :])
+        self.save()
+
+    def save(self) -> None:
+        """Save now, again and again while there is time for it. Raises `Superseded` and what the store raises."""
         until = self._elapsed() + SAVE
         if self._pending:
+            pending, self._pending = self._pending, None
             with suppress(Unavailable, TimeoutError):
-                self._pending.result(timeout=SAVE / 2)
-        self._frame = msgspec.structs.replace(self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :])
-        last = _in_background(self._save_until, until)
+                pending.result(timeout=SAVE / 2)
+        self._saved_when = self._elapsed()
+        saving = _in_background(self._save_until, until)
         try:
-            last.result(timeout=max(0.0, until - self._elapsed()) + 1)
+            saving.result(timeout=max(0.0, until - self._elapsed()) + 1)
         except TimeoutError as error:
             message = f"the checkpoint could not be saved within {SAVE:g} s"
             raise Unavailable(message) from error

@@ -30,6 +30,8 @@ def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None
             return None
         if ended := reader.ended:
             return ended
+        if not session.deadline.left():  # a proxy that knows no timeoutSeconds, or a dead peer
+            return Ended(opened=True, frames=True, early=False)
 
 
 def _decide(session: Session, line: bytes) -> Exception | None:

@@ -7,7 +7,8 @@ the server forgets that version half-way, another listing begins from the invent
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import msgspec
 
@@ -17,7 +18,7 @@ from job.logs import event
 from job.ports import Page, Query
 from job.run import resume
 from job.run.commit import Effect
-from job.run.relist import Diff, Difference, WentBack, vanished
+from job.run.relist import Diff, Difference, WentBack
 from job.run.session import Session, timestamp
 
 PAGE = 500
@@ -30,10 +31,19 @@ FEW = 10
 """Up to one changed object in so many is read by its name, more by whole pages."""
 
 Watch = Callable[[int], None]
-Listed = tuple[Query, Page]
-"""A page, and the query that gives the same part of the same listing again."""
 
 log = logging.getLogger(__name__)
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A page of a listing, compared: what is to be told of it, and how to read it again."""
+
+    query: Query
+    """Gives the same part of the same listing."""
+    version: int
+    count: int
+    """Objects of the page."""
+    differences: list[Difference]
 
 
 def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
@@ -45,13 +55,12 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
     while True:
         session.settle()
         if not rewound:
-            # What lies below `listed` was the gap of the listing that was interrupted there.
-            start = max(session.ledger.version, session.ledger.listed)
+            start = max(session.ledger.version, session.ledger.announced)
         if reason is Reason.REWOUND and not rewound:
             session.rewind()
             rewound = True
-        elif reason is None and start:
-            reason = Reason.INTERRUPTED
+        elif reason is None and any(entry.told for entry in session.seen.values()):
+            reason = Reason.INTERRUPTED  # a first listing that has to begin again, after it has told something
         try:
             return _relist(session, reason, start, watch)
         except Expired:
@@ -66,16 +75,13 @@ def audit(session: Session, since: str) -> None:
     `since` is when they last agreed. Raises `WentBack`.
     """
     version = session.position
-    diff = Diff(session.seen, session.settings.selector)
-    announced = False
     try:
-        for query, page in _pages(session, Query(limit=PAGE, at=version)):
-            differences = diff.page(page.objects)
-            announced = announced or _drifted(session, differences, version, since)
-            _publish(session, query, page, differences)
-        rest = diff.rest()
-        announced = announced or _drifted(session, rest, version, since)
-        _publish_deletions(session, rest)
+        parts, gone = _compare(session, _pages(session, Query(limit=PAGE, at=version)))
+        if gone or any(part.differences for part in parts):
+            log.warning("The inventory and the server's past differ at %d", version, extra=event("audit.drift"))
+            session.foresee(_new(parts))
+            session.announce(Reason.DRIFTED, version, version, since=since)
+            _tell(session, parts, gone)
     except Expired:
         log.info("The server no longer has version %d; the audit waits", version, extra=event("audit.expired"))
         return
@@ -101,25 +107,46 @@ def pin(session: Session, version: int) -> None:
 
 
 def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -> None:
-    pages: Iterable[Listed]
     version, pages = _peek(_pages(session, _begin(session)))
     if version < max(session.ledger.version, session.ledger.listed):
         raise WentBack
     watch(version)
-    if not session.proven and len(session.seen) >= resume.FEW:
-        pages = list(pages)
-        gone = vanished(session.seen, (thing for _, page in pages for thing in page.objects))
-        resume.check_mass_deletion(len(session.seen), gone)
-    if reason:
-        session.announce(reason, start, version, since=session.since, listed=version)
-    diff = Diff(session.seen, session.settings.selector)
-    new = Provenance.INITIAL if session.first else Provenance.INFERRED
-    for query, page in pages:
-        _publish(session, query, page, diff.page(page.objects), listed=version, new=new)
-    _publish_deletions(session, diff.rest(), listed=version)
-    session.enter(Effect(version=version, listed=version, audited_at=timestamp(session.now())))
+    parts, gone = _compare(session, pages)
+    if not session.proven:
+        resume.check_mass_deletion(len(session.seen), _deletions(parts) + len(gone))
+    lost = reason if version != start else None
+    if lost or gone or any(part.differences for part in parts):
+        session.foresee(_new(parts), listed=version, announced=0 if lost else version)
+    if lost:
+        session.announce(lost, start, version, since=session.since)
+    _tell(session, parts, gone, listed=version)
+    now = timestamp(session.now())
+    session.enter(Effect(version=version, audited_at=now, identity=session.identity))
     session.ledger.acknowledge()
     session.position = version
+
+
+def _compare(session: Session, pages: Iterator[tuple[Query, Page]]) -> tuple[list[Part], list[Difference]]:
+    """The whole listing against the inventory: what is to be told of each page, and what is gone."""
+    diff = Diff(session.seen, session.settings.selector)
+    parts = [Part(query, page.version, len(page.objects), diff.page(page.objects)) for query, page in pages]
+    return parts, diff.rest()
+
+
+def _new(parts: list[Part]) -> Iterator[Object]:
+    return (found.object for part in parts for found in part.differences if found.kind is Kind.ADDED)
+
+
+def _deletions(parts: list[Part]) -> int:
+    return sum(found.kind is Kind.DELETED for part in parts for found in part.differences)
+
+
+def _tell(session: Session, parts: list[Part], gone: list[Difference], *, listed: int = 0) -> None:
+    """Publish the differences: page by page, and then what is gone."""
+    first = Provenance.INITIAL if session.first else Provenance.INFERRED
+    for part in parts:
+        _publish(session, part, first, listed)
+    _publish_deletions(session, gone, listed)
 
 
 def _adopt(session: Session, query: Query, watch: Watch) -> None:
@@ -133,7 +160,7 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
         if session.settings.selector.matches(thing.labels)
     }
     now = timestamp(session.now())
-    session.enter(Effect(version=version, listed=version, inventory=dict(session.seen), audited_at=now))
+    session.enter(Effect(version=version, inventory=dict(session.seen), audited_at=now))
     session.ledger.acknowledge()
     session.position = version
 
@@ -146,7 +173,7 @@ def _begin(session: Session) -> Query:
     return Query(limit=PAGE)
 
 
-def _pages(session: Session, query: Query) -> Iterator[Listed]:
+def _pages(session: Session, query: Query) -> Iterator[tuple[Query, Page]]:
     version = query.at
     while True:
         page = _list(session, query)
@@ -159,15 +186,10 @@ def _pages(session: Session, query: Query) -> Iterator[Listed]:
         query = Query(limit=PAGE, token=page.token)
 
 
-def _peek(pages: Iterator[Listed]) -> tuple[int, Iterator[Listed]]:
+def _peek(pages: Iterator[tuple[Query, Page]]) -> tuple[int, Iterator[tuple[Query, Page]]]:
     """The version of a listing, and its pages."""
     first = next(pages)
-
-    def again() -> Iterator[Listed]:
-        yield first
-        yield from pages
-
-    return first[1].version, again()
+    return first[1].version, chain([first], pages)
 
 
 def _list(session: Session, query: Query) -> Page:
@@ -175,27 +197,18 @@ def _list(session: Session, query: Query) -> Page:
         return session.source.list(query)
 
 
-def _publish(
-    session: Session,
-    query: Query,
-    page: Page,
-    differences: list[Difference],
-    *,
-    listed: int = 0,
-    new: Provenance = Provenance.INFERRED,
-) -> None:
+def _publish(session: Session, part: Part, new: Provenance, listed: int) -> None:
     """Publish the differences of one page: who lost a name first (R3), then the objects as they were at its version."""
-    _publish_deletions(session, [gone for gone in differences if gone.kind is Kind.DELETED], listed=listed)
-    kinds = {found.object.uid: found.kind for found in differences if found.kind is not Kind.DELETED}
-    wanted = [found.object for found in differences if found.kind is not Kind.DELETED]
-    for thing in _whole(session, query, page, wanted):
-        kind = kinds[thing.uid]
+    _publish_deletions(session, [found for found in part.differences if found.kind is Kind.DELETED], listed)
+    wanted = {found.object.uid: found for found in part.differences if found.kind is not Kind.DELETED}
+    for thing in _whole(session, part, wanted):
+        kind = wanted[thing.uid].kind
         provenance = new if kind is Kind.ADDED else Provenance.INFERRED
         session.publish(Change(kind, thing, provenance, session.commit.epoch), listed=listed)
         session.commit.tick()
 
 
-def _publish_deletions(session: Session, deletions: list[Difference], *, listed: int = 0) -> None:
+def _publish_deletions(session: Session, deletions: list[Difference], listed: int) -> None:
     for found in deletions:
         gone = msgspec.structs.replace(found.object, version=0, data=_last_trace(session, found.object))
         session.publish(Change(Kind.DELETED, gone, Provenance.INFERRED, session.commit.epoch), listed=listed)
@@ -215,44 +228,31 @@ def _last_trace(session: Session, gone: Object) -> bytes:
     )
 
 
-def _whole(session: Session, query: Query, page: Page, wanted: list[Object]) -> Iterator[Object]:
+def _whole(session: Session, part: Part, wanted: dict[str, Difference]) -> Iterator[Object]:
     """The wanted objects of a page, whole, at exactly the page's version (R2): by name where they are few."""
-    missing = {thing.uid for thing in wanted}
-    for some in _whole_pages(session, query, page, wanted):
-        for thing in some.objects:
+    missing = set(wanted)
+    for page in _whole_pages(session, part, wanted):
+        for thing in page.objects:
             if thing.uid in missing:
                 missing.discard(thing.uid)
                 yield thing
         if not missing:
             return
     if missing:
-        message = f"the API server lists {len(missing)} objects at version {page.version} and does not give them"
+        message = f"the API server lists {len(missing)} objects at version {part.version} and does not give them"
         raise Unavailable(message)
 
 
-def _whole_pages(session: Session, query: Query, page: Page, wanted: list[Object]) -> Iterator[Page]:
-    if len(wanted) * FEW <= len(page.objects):
-        for thing in wanted:
-            named = Query(limit=1, at=page.version, namespace=thing.namespace, name=thing.name, whole=True)
-            yield _list(session, named)
+def _whole_pages(session: Session, part: Part, wanted: dict[str, Difference]) -> Iterator[Page]:
+    if len(wanted) * FEW <= part.count:
+        for found in wanted.values():
+            namespace, name = found.object.namespace, found.object.name
+            yield _list(session, Query(limit=1, at=part.version, namespace=namespace, name=name, whole=True))
         return
-    whole = msgspec.structs.replace(query, limit=WHOLE_PAGE, whole=True)
+    query = msgspec.structs.replace(part.query, limit=WHOLE_PAGE, whole=True)
     while True:
-        some = _list(session, whole)
-        yield some
-        if not some.token:
+        page = _list(session, query)
+        yield page
+        if not page.token:
             return
-        whole = Query(limit=WHOLE_PAGE, token=some.token, whole=True)
-
-
-def _drifted(session: Session, differences: list[Difference], version: int, since: str) -> bool:
-    """Announce that events were lost, before the first difference that shows it."""
-    if not differences:
-        return False
-    log.warning(
-        "The inventory and the server's own past differ at version %d",
-        version,
-        extra=event("audit.drift", version=version),
-    )
-    session.announce(Reason.DRIFTED, version, version, since=since)
-    return True
+        query = Query(limit=WHOLE_PAGE, token=page.token, whole=True)

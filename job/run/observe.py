@@ -15,16 +15,12 @@ def observe(event: Event, known: Inventory, selector: Selector, epoch: int) -> C
     """
     seen = event.object
     before = known.get(seen.uid)
-    if before is not None:
-        if before.deleted or seen.version <= before.version:
-            return None
-        kind = Kind.DELETED if event.kind is Kind.DELETED else Kind.MODIFIED
-    elif not selector.matches(seen.labels):
-        return None
-    else:
+    if before is None:
         # Without a selector a deletion of something unknown is told too: its ADDED may have been lost by the server.
         # With one, its labels may have begun to match in the very write that deleted it.
-        if event.kind is Kind.DELETED and selector:
+        if not selector.matches(seen.labels) or (selector and event.kind is Kind.DELETED):
             return None
-        kind = Kind.DELETED if event.kind is Kind.DELETED else Kind.ADDED
-    return Change(kind, seen, Provenance.OBSERVED, epoch)
+    elif before.deleted or seen.version <= before.version:
+        return None
+    alive = Kind.MODIFIED if before and before.told else Kind.ADDED
+    return Change(event.kind if event.kind is Kind.DELETED else alive, seen, Provenance.OBSERVED, epoch)

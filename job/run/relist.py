@@ -46,7 +46,7 @@ class Diff:
                 if seen.version < before.version:
                     raise WentBack
                 if seen.version > before.version:
-                    found.append(Difference(Kind.MODIFIED, seen))
+                    found.append(Difference(Kind.MODIFIED if before.told else Kind.ADDED, seen))
                 continue
             namesake = self._names.get((seen.namespace, seen.name), "")
             if namesake in self._unseen:
@@ -58,12 +58,6 @@ class Diff:
     def rest(self) -> list[Difference]:
         """After the last page: what no page had is gone."""
         return [_deletion(uid, entry) for uid, entry in self._unseen.items()]
-
-
-def vanished(known: Inventory, listed: Iterable[Object]) -> int:
-    """How many known objects a listing does not have."""
-    alive = {uid for uid, entry in known.items() if not entry.deleted}
-    return len(alive.difference(seen.uid for seen in listed))
 
 
 def _deletion(uid: str, entry: Known) -> Difference:

@@ -52,12 +52,17 @@ def history_lost(saved: Checkpoint, current: Current) -> Reason | None:
     """Why the saved version cannot be watched from, as far as that shows without asking; None: try it."""
     if current.version < max(saved.version, saved.listed):
         return Reason.REWOUND
-    known, found = saved.identity.definition, current.identity.definition
-    if known and found and known != found:
+    if recreated(saved.identity, current.identity):
         return Reason.RECREATED
     if saved.listed > saved.version:
         return Reason.INTERRUPTED
     return None
+
+
+def recreated(saved: Identity, current: Identity) -> bool:
+    """Whether the CustomResourceDefinition is another one than it was."""
+    known, found = saved.definition, current.definition
+    return known is not None and found is not None and known != found
 
 
 def proven(saved: Identity, current: Identity) -> bool:

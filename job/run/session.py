@@ -6,13 +6,13 @@ behind, is what is saved. They are equal whenever nothing is in flight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from job.change import Change, Gap, Kind, Known, Missing, Reason
+from job.change import Change, Gap, Kind, Known, Missing, Object, Reason
 from job.errors import OutOfTime, Stopped
 from job.message import Envelope
-from job.ports import Sink, Source
+from job.ports import Identity, Sink, Source
 from job.run.commit import Commit, Effect
 from job.run.deadline import Deadline
 from job.run.publish import Publisher
@@ -52,6 +52,8 @@ class Session:
         """The version of the last frame or listing that was decided: where a watch goes on."""
         self.since = ""
         """When `position` was last known to be current, RFC 3339."""
+        self.identity = Identity()
+        """What is known of the cluster by now."""
         self.proven = False
         """Whether this is certainly the cluster of the checkpoint."""
         self._envelope = Envelope(settings.scope.cluster, settings.resource, settings.scope.namespace)
@@ -66,23 +68,34 @@ class Session:
         thing = change.object
         known: Known | None = Known(thing.namespace, thing.name, thing.version, thing.phase)
         if change.kind is Kind.DELETED:
-            # The version has passed an observed deletion as soon as it is acknowledged; a listed one needs a tombstone.
+            # The version has passed an observed deletion once it is acknowledged; a listed one needs a tombstone.
             known = Known(thing.namespace, thing.name, listed, deleted=True) if listed else None
         if known:
             self.seen[thing.uid] = known
         else:
             self.seen.pop(thing.uid, None)
         counted = (change.kind.value, change.provenance.value)
-        effect = Effect(version=version, listed=listed, uid=thing.uid, known=known, counted=counted)
+        effect = Effect(version=version, uid=thing.uid, known=known, counted=counted)
         self.publisher.put(self._envelope.change(change), effect)
 
-    def announce(self, reason: Reason, start: int, end: int, *, since: str, listed: int = 0) -> None:
+    def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
         """Publish a gap message, and wait for it: it stands before everything that is inferred because of it."""
-        missing = Missing.ALL if reason is Reason.REWOUND else Missing.INTERMEDIATE
+        missing = Missing.ALL if reason is Reason.REWOUND or not start else Missing.INTERMEDIATE
         gap = Gap(reason, start, end, since, missing, self.commit.epoch)
         self.summary.gaps.append(reason.value)
-        self.publisher.put(self._envelope.gap(gap), Effect(listed=listed, counted=("gap", "inferred")))
+        self.publisher.put(self._envelope.gap(gap), Effect(announced=end, counted=("gap", "inferred")))
         self.settle()
+
+    def foresee(self, new: Iterable[Object], *, listed: int = 0, announced: int = 0) -> None:
+        """Save what a listing is about to tell of, before it does (R17). Nothing is in flight.
+
+        A run that is killed while it publishes a listing leaves objects told that no save knows. If they are gone when
+        the next one lists, nobody would tell so. And the version before the listing must not be watched again (R1).
+        """
+        entries = {thing.uid: Known(thing.namespace, thing.name, 0, told=False) for thing in new}
+        self.seen |= entries
+        self.ledger.foresee(entries, listed, announced)
+        self.commit.save()
 
     def rewind(self) -> None:
         """Begin another epoch: what is known of versions means nothing any more, uids and names still do (R9).

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +35,7 @@ from tests.fakes.clock import Clock
 WORKFLOWS = Resource("workflows", "v1alpha1", "argoproj.io")
 PODS = Resource("pods", "v1", "")
 Step = Callable[[], object]
+Labels = Mapping[str, str]
 
 
 class Refusal(StrEnum):
@@ -104,19 +105,23 @@ class ModelCluster:
 
     # What writers do
 
-    def create(self, name: str, *, namespace: str | None = None, **about: Any) -> str:
-        """Create an object, with labels and a phase if given, and return its uid."""
+    def create(
+        self, name: str, *, namespace: str | None = None, labels: Labels | None = None, phase: str | None = None
+    ) -> str:
+        """Create an object, and return its uid."""
         with self.changed:
             self._uids += 1
             namespace = self.namespace if namespace is None else namespace
             document = self._document(f"uid-{self._uids}", namespace, name)
-            self._write(Kind.ADDED, document, **about)
+            self._write(Kind.ADDED, document, labels, phase)
             return f"uid-{self._uids}"
 
-    def change(self, name: str, *, namespace: str | None = None, **about: Any) -> int:
+    def change(
+        self, name: str, *, namespace: str | None = None, labels: Labels | None = None, phase: str | None = None
+    ) -> int:
         """Change an object, and return its version."""
         with self.changed:
-            return self._write(Kind.MODIFIED, self._alive(name, namespace), **about)
+            return self._write(Kind.MODIFIED, self._alive(name, namespace), labels, phase)
 
     def delete(self, name: str, *, namespace: str | None = None) -> int:
         """Delete an object, and return the version of its deletion."""
@@ -233,7 +238,7 @@ class ModelCluster:
         return document
 
     def _write(
-        self, kind: Kind, document: dict[str, Any], *, labels: Mapping[str, str] | None = None, phase: str | None = None
+        self, kind: Kind, document: dict[str, Any], labels: Labels | None = None, phase: str | None = None
     ) -> int:
         self.version += 1
         about = document["metadata"]
@@ -364,7 +369,7 @@ class ModelSource:
         token = json.dumps([version, *shown[-1][0]]) if len(found) > len(shown) else ""
         return self._body(version, token, [write for _, write in shown], whole=query.whole)
 
-    def _body(self, version: int, token: str, shown: list[Write], *, whole: bool) -> bytes:
+    def _body(self, version: int, token: str, shown: Sequence[Write], *, whole: bool) -> bytes:
         cluster = self._cluster
         about = {"resourceVersion": str(version), **({"continue": token} if token else {})}
         if not whole:

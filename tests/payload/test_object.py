@@ -52,7 +52,7 @@ managed = st.lists(
 
 @st.composite
 def objects(draw: st.DrawFn) -> dict[str, Any]:
-    """An object with its members in any order, as no server would shuffle them, but as custom resources may have them."""
+    """An object with its members in any order: no server shuffles them, but custom resources may have any."""
     annotations = draw(st.dictionaries(names, texts, max_size=3))
     annotations.pop(APPLIED, None)
     if draw(st.booleans()):

@@ -109,9 +109,11 @@ def disordered(messages: list[Message]) -> list[str]:
 def diverged(scene: Scene) -> list[str]:
     """How a consumer that believes the latest version differs from the cluster, after a quiet run.
 
-    It treats what it was last told in the range of a gap, and not again since, as gone (R18).
+    It treats what it was last told in the range of a gap, and not again since, as gone (R18). A gap that ends no later
+    than another before it is the late repeat of a run that was overtaken.
     """
     views: dict[str, View] = {}
+    newest_gap = (0, 0)
     doubted: set[str] = set()
     for message in scene.messages:
         if uid := message.attributes.get("k8suid"):
@@ -119,17 +121,16 @@ def diverged(scene: Scene) -> list[str]:
             doubted.discard(uid)
         else:
             (first, last), epoch = _range(message), _view(message).epoch
+            if (epoch, last) <= newest_gap:
+                continue
+            newest_gap = (epoch, last)
             doubted |= {uid for uid, view in views.items() if view.epoch < epoch or first < view.version <= last}
     believed = {uid: view.version for uid, view in views.items() if not view.deleted and uid not in doubted}
     true = {write.uid: write.version for write in _state(scene, scene.saved.version)}
-    # A first run that was killed before its first save is forgotten: the next one is a first run, without a gap.
-    told_by_the_forgotten = {
-        uid for uid in believed if uid not in true and views[uid].version <= _first_listing(scene)
-    } - _ever_known(scene, 0)
     return [
         f"{uid} is believed to be at {believed.get(uid)}, and is at {true.get(uid)}"
         for uid in sorted(believed.keys() | true.keys())
-        if believed.get(uid) != true.get(uid) and uid not in told_by_the_forgotten
+        if believed.get(uid) != true.get(uid)
     ]
 
 

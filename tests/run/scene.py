@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Self
 
+import msgspec
+
 from job import checkpoint
 from job.change import Known, Resource
 from job.checkpoint import Checkpoint, Scope
@@ -18,7 +20,7 @@ from job.settings import Address, Initial, Settings
 from tests.fakes.clock import Clock
 from tests.fakes.crash import Crash, MortalSink, MortalSource, MortalStore
 from tests.fakes.sink import MemorySink
-from tests.fakes.source import ModelCluster, ModelSource
+from tests.fakes.source import WORKFLOWS, ModelCluster, ModelSource, Step
 from tests.fakes.store import MemoryStore
 
 WINDOW = timedelta(seconds=55)
@@ -29,9 +31,9 @@ Told = tuple[str, str, str]
 class Scene:
     """One cluster, one sink and one store, and runs between them. A context manager: leaving it frees what hangs."""
 
-    def __init__(self, *, resource: Resource | None = None, namespace: str = "argo") -> None:
+    def __init__(self, *, resource: Resource = WORKFLOWS, namespace: str = "argo") -> None:
         self.clock = Clock()
-        self.cluster = ModelCluster(self.clock, **({"resource": resource} if resource else {}))
+        self.cluster = ModelCluster(self.clock, resource=resource)
         self.sink = MemorySink()
         self.store = MemoryStore()
         self.namespace = namespace
@@ -87,6 +89,10 @@ class Scene:
         self.runs.append(summary)
         return summary
 
+    def signal(self) -> None:
+        """Send the run that is under way a SIGTERM."""
+        self.deadline.signal()
+
     @property
     def saved(self) -> Checkpoint:
         """The checkpoint as it is stored."""
@@ -131,7 +137,15 @@ class Scene:
         ]
 
 
-def _replaced(made: Checkpoint, name: str, value: object) -> Checkpoint:
-    import msgspec
+def at_once(*steps: Step) -> Step:
+    """Several steps of a cluster as one."""
 
+    def step() -> None:
+        for each in steps:
+            each()
+
+    return step
+
+
+def _replaced(made: Checkpoint, name: str, value: object) -> Checkpoint:
     return msgspec.structs.replace(made, **{name: value})

@@ -112,18 +112,21 @@ def test_the_version_and_the_inventory_move_together(desk: Desk) -> None:
     assert (ledger.version, set(ledger.inventory())) == (12, {"new"})
 
 
-def test_r1_listed_is_saved_with_the_first_thing_of_a_listing(desk: Desk) -> None:
-    """The version stays where it was, and says by `listed` that it must not be watched from."""
-    desk.commit.ledger.acknowledge([desk.commit.ledger.enter(Effect(listed=20))])
-    desk.commit.finish(RECORD)
+def test_r17_what_a_listing_is_about_to_tell_of_is_saved_first(desk: Desk) -> None:
+    """The version stays where it was, and `listed` says that it must not be watched from (R1)."""
+    foreseen = Known("argo", "new", 0, told=False)
+    desk.commit.ledger.foresee({"new": foreseen}, 20, 0)
+    desk.commit.save()
 
     assert (desk.saved.version, desk.saved.listed) == (10, 20)
+    assert desk.saved.inventory == {**START.inventory, "new": foreseen}
+    assert desk.saved.runs == ()
 
 
 def test_r2_a_tombstone_stays_until_the_version_has_passed_it() -> None:
     """A listed deletion leaves a tombstone, and the save that moves the version over it drops it."""
     ledger = Ledger(START)
-    ledger.acknowledge([ledger.enter(Effect(listed=20, uid="old", known=Known("argo", "old", 20, deleted=True)))])
+    ledger.acknowledge([ledger.enter(Effect(uid="old", known=Known("argo", "old", 20, deleted=True)))])
     assert ledger.inventory() == {"old": Known("argo", "old", 20, deleted=True)}
     ledger.acknowledge([ledger.enter(Effect(version=19))])
     assert set(ledger.inventory()) == {"old"}
@@ -141,9 +144,9 @@ def test_r2_a_tombstone_of_an_earlier_run_is_buried_too() -> None:
 def test_r12_a_whole_inventory_is_one_effect() -> None:
     """Half of an adopted listing is never saved."""
     ledger = Ledger(START)
-    ledger.acknowledge([ledger.enter(Effect(version=30, listed=30, inventory={"a": Known("argo", "a", 30)}))])
+    ledger.acknowledge([ledger.enter(Effect(version=30, inventory={"a": Known("argo", "a", 30)}))])
     assert ledger.inventory() == {"a": Known("argo", "a", 30)}
-    assert (ledger.version, ledger.listed) == (30, 30)
+    assert ledger.version == 30
 
 
 def test_it_saves_now_and_then(desk: Desk) -> None:
@@ -250,7 +253,7 @@ def test_a_store_that_stays_away_is_given_up_in_time(desk: Desk) -> None:
     assert desk.commit.moved
 
 
-def test_r17_a_store_that_hangs_is_given_up_in_time() -> None:
+def test_r19_a_store_that_hangs_is_given_up_in_time() -> None:
     """A save without an answer is not waited for, and no thread of it keeps the process."""
     seconds = iter([0.0, 0.0])  # when the run began, and when its last save did; after that its time is over
     with MemoryStore() as store:

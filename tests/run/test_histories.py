@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -55,34 +56,23 @@ def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[T
 
 
 def happen(scene: Scene, what: str) -> None:
+    """Let one of the things in the lists above happen."""
     cluster = scene.cluster
     verb, _, name = what.partition(" ")
     alive = (cluster.namespace, name) in cluster.state()
-    match verb:
-        case "touch" if alive:
-            cluster.change(name)
-        case "touch":
-            cluster.create(name)
-        case "delete" if alive:
-            cluster.delete(name)
-        case "tick":
-            cluster.tick()
-        case "expire" if name:
-            cluster.expire_watches()
-        case "expire":
-            cluster.expire()
-        case "compact":
-            cluster.compact()
-        case "end":
-            cluster.end_watches()
-        case "break":
-            cluster.break_watches()
-        case "fail":
-            cluster.fail_watches()
-        case "wait":
-            scene.clock.jump(11)
-        case "signal":
-            scene.deadline.signal()
+    happenings: dict[str, Callable[[], object]] = {
+        "touch": partial(cluster.change if alive else cluster.create, name),
+        "delete": partial(cluster.delete, name) if alive else cluster.tick,
+        "tick": cluster.tick,
+        "expire": cluster.expire_watches if name else cluster.expire,
+        "compact": cluster.compact,
+        "end": cluster.end_watches,
+        "break": cluster.break_watches,
+        "fail": cluster.fail_watches,
+        "wait": partial(scene.clock.jump, 11),
+        "signal": scene.signal,
+    }
+    happenings[verb]()
 
 
 def begin(scene: Scene) -> None:

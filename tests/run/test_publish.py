@@ -204,7 +204,7 @@ def test_a_sink_that_stays_away_ends_the_publishing_at_the_deadline(line: Line) 
     assert line.sink.asked > 1
 
 
-def test_r17_a_sink_that_hangs_is_given_up(line: Line) -> None:
+def test_r19_a_sink_that_hangs_is_given_up(line: Line) -> None:
     """A sink that hangs does not keep the run beyond its deadline."""
     line.sink.answer(Answer.HANGS)
     line.put("a", 1)

@@ -59,7 +59,7 @@ def test_r5_a_new_definition_is_adopted_only_with_its_listing(scene: Scene) -> N
     scene.cluster.create("a")
     scene.run()
     scene.cluster.recreate_definition()
-    scene.cluster.while_listed.extend([lambda: None, lambda: scene.deadline.signal()])
+    scene.cluster.while_listed.extend([lambda: None, scene.signal])
     scene.run()
 
     assert scene.run().start == Reason.RECREATED
@@ -106,14 +106,14 @@ def test_r6_a_checkpoint_of_another_sink_is_refused(scene: Scene) -> None:
     """Shared by two topics it would give each a part: 78, naming both."""
     scene.cluster.create("a")
     scene.run()
-    before = len(scene.messages)
+    before, saves = len(scene.messages), len(scene.store.values)
 
     summary = scene.run(scene.settings(sink="memory:other"))
 
     assert summary.exit_code == ExitCode.ACTION_NEEDED
     assert "memory:other" in str(summary.error)
     assert len(scene.messages) == before
-    assert len(scene.store.values) == 1
+    assert len(scene.store.values) == saves
 
 
 @pytest.mark.parametrize("data", [b"", b"not gzip", b"\x1f\x8b"])
@@ -212,7 +212,7 @@ def test_r9_a_signal_in_the_listing_of_a_rewound_cluster_does_not_hide_the_rewin
     scene.cluster.create("a")
     scene.run()
     scene.cluster.rewind(100)
-    scene.cluster.while_listed.extend([lambda: None, lambda: scene.deadline.signal()])
+    scene.cluster.while_listed.extend([lambda: None, scene.signal])
     scene.run()
 
     assert scene.run().gaps == [Reason.REWOUND]
@@ -232,6 +232,38 @@ def test_r9_a_cluster_that_was_rewound_twice_has_two_epochs(scene: Scene) -> Non
     assert scene.messages[-1].id == "uid-1/101~2"
 
 
+def test_r17_nothing_of_a_listing_is_told_before_it_is_saved(scene: Scene) -> None:
+    """The version of the listing, and the uids that are new."""
+    foreseen: list[dict[str, Known]] = []
+    scene.sink.before = lambda _: foreseen.append(dict(scene.saved.inventory))
+    uid = scene.cluster.create("a")
+    scene.run()
+
+    assert foreseen[0] == {uid: Known("argo", "a", 0, told=False)}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_r17_a_killed_listing_does_not_leave_anything_behind(scene: Scene, first: bool) -> None:
+    """It told of an object that is gone when the next run lists: the deletion is told all the same."""
+    if not first:
+        scene.run()
+        scene.cluster.tick()
+        scene.cluster.expire()
+    uid = scene.cluster.create("short")
+    if not first:
+        scene.cluster.expire()
+    with pytest.raises(Killed):
+        scene.run(crash=Crash("published", 1 if first else 2))
+    assert scene.messages[-1].id == f"{uid}/{scene.cluster.version}"
+    scene.cluster.delete("short")
+
+    summary = scene.run()
+
+    assert summary.start == Reason.INTERRUPTED
+    assert scene.messages[-1].id == f"{uid}/deleted"
+    assert promises.diverged(scene) == []
+
+
 def test_r18_gaps_do_not_overlap(scene: Scene) -> None:
     """A run that is stopped behind its gap message, and the next one: its gap begins where the first one ended."""
     scene.cluster.create("a")
@@ -239,7 +271,7 @@ def test_r18_gaps_do_not_overlap(scene: Scene) -> None:
     scene.cluster.change("a")
     scene.cluster.expire()
     # The probe and the listing; then, when the object is read, a signal.
-    scene.cluster.while_listed.extend([lambda: None, lambda: None, lambda: scene.deadline.signal()])
+    scene.cluster.while_listed.extend([lambda: None, lambda: None, scene.signal])
     scene.run()
     scene.cluster.change("a")
     scene.run()
@@ -374,7 +406,7 @@ def test_other_namespaces_are_not_told(scene: Scene) -> None:
 def test_a_run_that_is_stopped_before_it_begins_says_so() -> None:
     """A signal during the first request: the summary is a sentence, and the exit code is 0."""
     with Scene() as scene:
-        scene.cluster.while_listed.append(lambda: scene.deadline.signal())
+        scene.cluster.while_listed.append(scene.signal)
 
         summary = scene.run()
 

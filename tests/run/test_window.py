@@ -13,7 +13,7 @@ from job.errors import ExitCode
 from job.run.watch import SHORTEST
 from tests.fakes.sink import Answer
 from tests.fakes.source import Refusal
-from tests.run.scene import Scene
+from tests.run.scene import Scene, at_once
 
 CATCH_UP = timedelta()
 
@@ -133,7 +133,7 @@ def test_a_history_that_is_lost_in_the_middle_is_listed_there(scene: Scene) -> N
     scene.cluster.while_watched.extend(
         [
             lambda: scene.cluster.change("a"),
-            lambda: (scene.cluster.change("a"), scene.cluster.expire_watches()),
+            at_once(lambda: scene.cluster.change("a"), scene.cluster.expire_watches),
             lambda: scene.cluster.create("b"),
         ]
     )
@@ -177,7 +177,7 @@ def test_r10_a_watch_is_never_shorter_than_three_seconds(scene: Scene) -> None:
     scene.cluster.create("a")
     for window in (3, 4, 55):
         scene.run(scene.settings(window=timedelta(seconds=window)))
-    scene.cluster.while_watched.append(lambda: (scene.clock.jump(51), scene.cluster.end_watches()))
+    scene.cluster.while_watched.append(at_once(lambda: scene.clock.jump(51), scene.cluster.end_watches))
     scene.run()
 
     assert min(seconds for _, seconds in scene.cluster.watches) >= SHORTEST
@@ -188,7 +188,7 @@ def test_r10_a_rest_that_is_too_short_is_left_alone(scene: Scene) -> None:
     scene.cluster.create("a")
     scene.run()
     opened = len(scene.cluster.watches)
-    scene.cluster.while_watched.append(lambda: (scene.clock.jump(53), scene.cluster.end_watches()))
+    scene.cluster.while_watched.append(at_once(lambda: scene.clock.jump(53), scene.cluster.end_watches))
 
     summary = scene.run()
 
@@ -240,7 +240,7 @@ def test_r10_no_window_is_not_without_limit(scene: Scene) -> None:
     scene.run()
     scene.cluster.change("a")
     scene.cluster.while_listed.append(lambda: None)
-    scene.cluster.while_watched.extend([lambda: (scene.clock.jump(4), scene.cluster.end_watches())] * 5)
+    scene.cluster.while_watched.extend([at_once(lambda: scene.clock.jump(4), scene.cluster.end_watches)] * 5)
     scene.cluster.deaf = True
 
     summary = scene.run(scene.settings(window=CATCH_UP))
@@ -271,7 +271,7 @@ def test_a_version_that_is_told_by_filtered_events_moves_too(scene: Scene) -> No
     assert scene.saved.version == 102
 
 
-def test_p5_a_watch_that_never_ends_does_not_outlast_the_window(scene: Scene) -> None:
+def test_r19_a_watch_that_never_ends_does_not_outlast_the_window(scene: Scene) -> None:
     """A dead peer, or a proxy that ignores timeoutSeconds: the run leaves it, and ends in time."""
     scene.cluster.create("a")
     scene.run()
@@ -291,7 +291,7 @@ def test_a_signal_ends_the_watch_and_saves(scene: Scene) -> None:
     """SIGTERM in the window: what was told is drained and saved, and the exit code is 0."""
     scene.cluster.create("a")
     scene.run()
-    scene.cluster.while_watched.extend([lambda: scene.cluster.change("a"), lambda: scene.deadline.signal()])
+    scene.cluster.while_watched.extend([lambda: scene.cluster.change("a"), scene.signal])
 
     summary = scene.run()
 
@@ -304,7 +304,7 @@ def test_p1_a_refused_message_stops_the_run_before_it(scene: Scene) -> None:
     scene.cluster.create("a")
     scene.run()
     scene.cluster.while_watched.extend(
-        [lambda: scene.sink.answer(Answer.REFUSED), lambda: scene.cluster.change("a"), lambda: scene.cluster.tick()]
+        [lambda: scene.sink.answer(Answer.REFUSED), lambda: scene.cluster.change("a"), scene.cluster.tick]
     )
 
     summary = scene.run()
