@@ -115,7 +115,7 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -
     if not session.proven:
         resume.check_mass_deletion(len(session.seen), _deletions(parts) + len(gone))
     lost = reason if version != start else None
-    if lost or gone or any(part.differences for part in parts):
+    if lost or session.first or gone or any(part.differences for part in parts):
         session.foresee(_new(parts), listed=version, announced=0 if lost else version)
     if lost:
         session.announce(lost, start, version, since=session.since)

@@ -14,7 +14,7 @@ from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, watches
 from tests.program import Outcome, Program
-from tests.wire.told import SinkFile, changes, edit_checkpoint, ids
+from tests.wire.told import SinkFile, acknowledged, changes, edit_checkpoint, gaps, ids
 
 USAGE, TEMPORARY, ACTION_NEEDED = 2, 75, 78
 
@@ -397,15 +397,20 @@ class TestSink:
     """Sinks that take nothing."""
 
     def test_a_folder_that_is_missing_is_named(self, program: Program, cluster: Cluster, namespace: str) -> None:
-        """A sink file in a folder that does not exist is refused, and nothing counts as published."""
+        """A sink file in a folder that does not exist is refused; nothing counts as told, and nothing as missed."""
         cluster.create(namespace, "a")
+        folder = program.folder / "absent"
+        options = ["--window=0s", program.checkpoint, f"--sink=file:{folder}/a.jsonl"]
 
-        outcome = program.run("--window=10s", program.checkpoint, f"--sink=file:{program.folder}/absent/a.jsonl")
+        refused = program.run(*options)
+        folder.mkdir()
+        accepted = program.run(*options)
 
-        assert (outcome.code, outcome.stdout) == (ACTION_NEEDED, b"")
-        assert f"{program.folder}/absent/a.jsonl" in outcome.summary["message"]
-        assert outcome.summary["saved"] is False
-        assert files(program.folder) == {}
+        assert (refused.code, refused.stdout, refused.summary["published"]) == (ACTION_NEEDED, b"", {})
+        assert f"{folder}/a.jsonl" in refused.summary["message"]
+        stored = [json.loads(line) for line in (folder / "a.jsonl").read_bytes().splitlines()]
+        assert accepted.code == 0
+        assert (changes(stored), gaps(stored)) == ([("added", "a", "initial")], [])
 
     def test_a_reader_that_goes_away_stops_the_run(self, program: Program, cluster: Cluster, namespace: str) -> None:
         """After `| head -1` the run ends with 75, what was written is saved, and the next run goes on behind it."""
@@ -417,16 +422,16 @@ class TestSink:
             running.process.wait(30)
             assert running.process.stderr
             summary = json.loads(running.process.stderr.read().splitlines()[-1])
-        acknowledged = list(program.saved.inventory)
+        saved = acknowledged(program)
 
         later = program.run("--window=0s", program.checkpoint)
 
         assert (running.process.returncode, summary["saved"]) == (TEMPORARY, True)
         assert "standard output" in summary["message"]
         assert first["k8suid"] == created[0]["metadata"]["uid"]
-        assert 1 <= len(acknowledged) < len(created)
+        assert 1 <= len(saved) < len(created)
         told = [id_.partition("/")[0] for id_ in ids(later.messages)]
-        assert [*acknowledged, *told] == [thing["metadata"]["uid"] for thing in created]
+        assert [*saved, *told] == [thing["metadata"]["uid"] for thing in created]
 
 
 def test_scope_has_no_field_that_is_not_tested() -> None:

@@ -10,6 +10,7 @@ from job.change import Known, Reason
 from job.errors import ExitCode
 from job.ports import Identity
 from job.run.summary import Summary
+from job.settings import Initial
 from tests.fakes.crash import Crash, Killed
 from tests.fakes.sink import Answer
 from tests.fakes.store import Save
@@ -261,6 +262,19 @@ def test_r17_a_killed_listing_does_not_leave_anything_behind(scene: Scene, first
 
     assert summary.start == Reason.INTERRUPTED
     assert scene.messages[-1].id == f"{uid}/deleted"
+    assert promises.diverged(scene) == []
+
+
+@pytest.mark.parametrize("initial", list(Initial))
+def test_r17_a_first_run_saves_where_it_begins_before_it_watches(scene: Scene, initial: Initial) -> None:
+    """Else, killed after it told what it saw, it is forgotten, and the next first run does not know what was told."""
+    scene.cluster.while_watched.append(lambda: scene.cluster.create("short"))
+    with pytest.raises(Killed):
+        scene.run(scene.settings(initial=initial), crash=Crash("published"))
+    scene.cluster.delete("short")
+
+    scene.run(scene.settings(initial=initial))
+
     assert promises.diverged(scene) == []
 
 

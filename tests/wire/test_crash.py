@@ -31,15 +31,35 @@ def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
         running.send(signal.SIGKILL)
         running.process.wait()
     stored = ids(sink_file.messages)
-    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
     outcome = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
 
     new = [id_of(thing) for thing in objects]
-    assert (outcome.code, outcome.summary["start"]) == (0, "expired")
+    assert (outcome.code, outcome.summary["start"]) == (0, "interrupted")
     assert stored == [id_of(gone), *new[:_PAGE_OF_WHOLE_OBJECTS]]
     assert ids(sink_file.messages) == [*stored, *new, f"{gone['metadata']['uid']}/deleted"]
     assert _same_data_under_one_id(sink_file)
+
+
+def test_r17_what_a_killed_listing_told_is_not_forgotten(
+    *, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
+) -> None:
+    """An object that a killed run told from a listing, and that is gone by the next run, is told deleted by that."""
+    objects = create_many(namespace, _PAGE_OF_WHOLE_OBJECTS + 1)
+    stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
+    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+        sink_file.wait_for(lambda messages: len(messages) == _PAGE_OF_WHOLE_OBJECTS, "the first page to be stored")
+        proxy.wait_fired(stalled)
+        running.send(signal.SIGKILL)
+        running.process.wait()
+    told = len(sink_file.messages)
+    cluster.delete(namespace, "w-0000")
+
+    outcome = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
+
+    alive = [id_of(thing) for thing in objects[1:]]
+    assert outcome.code == 0
+    assert ids(sink_file.messages[told:]) == [*alive, f"{objects[0]['metadata']['uid']}/deleted"]
 
 
 def test_a_run_killed_in_mid_watch_loses_no_version(

@@ -18,7 +18,7 @@ from tests.bed.waiting import wait_until
 from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, first_pages, watches
 from tests.program import Program, Running
 from tests.wire.conftest import CreateMany
-from tests.wire.told import SOON, Log, Message, SinkFile, edit_checkpoint, gaps, id_of, ids
+from tests.wire.told import SOON, Log, Message, SinkFile, acknowledged, edit_checkpoint, gaps, id_of, ids
 
 BOTH = [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT")]
 _PAGE_OF_WHOLE_OBJECTS = 50
@@ -62,14 +62,14 @@ def test_r1_a_signal_in_mid_relist_saves_the_published_part(
         proxy.wait_fired(stalled)
         running.send(signal.SIGTERM)
         outcome = running.finish(SOON)
-    stopped_at = proxied.saved
+    stopped_at, told = proxied.saved, acknowledged(proxied)
     stored = ids(sink_file.messages)
     seen = len(proxy.requests)
 
     later = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
 
     assert (outcome.code, outcome.summary["saved"]) == (0, True)
-    assert (stopped_at.version, len(stopped_at.inventory)) == (before.version, _PAGE_OF_WHOLE_OBJECTS)
+    assert (stopped_at.version, len(told)) == (before.version, _PAGE_OF_WHOLE_OBJECTS)
     assert stopped_at.listed > stopped_at.version
     assert (later.code, later.summary["start"]) == (0, "interrupted")
     assert stored == [id_of(thing) for thing in objects[:_PAGE_OF_WHOLE_OBJECTS]]
@@ -157,13 +157,13 @@ def test_a_sink_that_hangs_does_not_keep_a_signalled_run(
         outcome = running.finish()
     whole_lines = outcome.stdout[: outcome.stdout.rfind(b"\n") + 1]
     stored = _uids(json.loads(line) for line in whole_lines.splitlines())
-    acknowledged = list(program.saved.inventory)
+    saved = acknowledged(program)
 
     later = program.run("--window=0s", program.checkpoint)
 
     assert (outcome.code, later.code) == (0, 0)
-    assert acknowledged == stored[: len(acknowledged)]
-    assert [*acknowledged, *_uids(later.messages)] == [thing["metadata"]["uid"] for thing in created]
+    assert saved == stored[: len(saved)]
+    assert [*saved, *_uids(later.messages)] == [thing["metadata"]["uid"] for thing in created]
 
 
 def _uids(messages: Iterable[Message]) -> list[str]:

@@ -73,6 +73,11 @@ def _change(message: Message) -> str:
     return str(message["type"]).rpartition(".")[2]
 
 
+def acknowledged(program: Program) -> list[str]:
+    """The uids that the checkpoint says were told, in the order they were."""
+    return [uid for uid, known in program.saved.inventory.items() if known.told]
+
+
 def edit_checkpoint(program: Program, **fields: object) -> None:
     """Replace fields of the checkpoint, as no run would leave them."""
     edited = msgspec.structs.replace(program.saved, **fields)
