@@ -135,6 +135,6 @@ class Gap:
     start: int
     end: int
     since: str
-    """When `start` was last known to be current, RFC 3339."""
+    """When `start` was last known to be current, RFC 3339; empty where nobody knows."""
     missing: Missing
     epoch: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -64,6 +65,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     run_id: str = ""
     sequence: int = 0
     saved_at: str = ""
+    current_at: str = ""
+    """When `version` was last known to be the present, RFC 3339: since then something may be lost."""
     audited_at: str = ""
     """When the inventory was last compared with the server's own past (R9)."""
     runs: tuple[RunRecord, ...] = ()
@@ -75,13 +78,14 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     schema: int
     scope: Scope
     identity: Identity
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=0)]
     resourceVersion: str  # noqa: N815 - Kubernetes' own spelling, as a reader expects it
     listed: str
     announced: str
     run_id: str
     sequence: int
     saved_at: str
+    current_at: str
     audited_at: str
     runs: list[RunRecord]
     inventory: dict[str, tuple[str, str, str, str | None, bool, bool]]
@@ -109,6 +113,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         run_id=checkpoint.run_id,
         sequence=checkpoint.sequence,
         saved_at=checkpoint.saved_at,
+        current_at=checkpoint.current_at,
         audited_at=checkpoint.audited_at,
         runs=list(checkpoint.runs[-KEPT_RUNS:]),
         inventory={
@@ -124,7 +129,7 @@ def decode(data: bytes) -> Checkpoint:
     try:
         text = gzip.decompress(data)
         schema = _decode_schema(text).schema
-    except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(data, error) from error
     if schema != SCHEMA:
         message = f"it has schema {schema}, and this version of workflow-watcher reads schema {SCHEMA}"
@@ -145,10 +150,11 @@ def decode(data: bytes) -> Checkpoint:
             run_id=stored.run_id,
             sequence=stored.sequence,
             saved_at=_time(stored.saved_at),
-            audited_at=_time(stored.audited_at) if stored.audited_at else "",
+            current_at=_time(stored.current_at),
+            audited_at=_time(stored.audited_at),
             runs=tuple(stored.runs),
         )
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _unreadable(data, error) from error
 
 
@@ -160,7 +166,7 @@ def _version(text: str) -> int:
 
 
 def _time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
+    if text and datetime.fromisoformat(text).tzinfo is None:
         message = f"{text!r} is a time without a zone"
         raise ValueError(message)
     return text

@@ -99,8 +99,8 @@ class Expired(Exception):
     """The API server no longer has the history that was asked for (410)."""
 
 
-class Stopped(Exception):
-    """A signal asked the run to end."""
+class Stopped(BaseException):
+    """A signal asked the run to end. As KeyboardInterrupt, it must not be taken for an error on its way up."""
 
 
 class Superseded(Exception):

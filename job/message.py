@@ -85,7 +85,7 @@ class Envelope:
             "reason": gap.reason.value,
             "from": str(gap.start),
             "to": str(gap.end),
-            "since": gap.since,
+            "since": gap.since or None,
             "missing": gap.missing.value,
         }
         return Message(attributes, msgspec.json.encode(data), key=f"{self._namespace}/")

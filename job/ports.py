@@ -1,7 +1,7 @@
 """What a run needs from the outside: where changes come from, where they go, and where the position is kept.
 
 The docstrings are the contracts; `tests/contracts/` holds every adapter, and the fakes, to them. All three may raise
-`Unavailable` (worth a retry) and `ActionNeeded` (it is not).
+any `WatcherError`; of these, `Unavailable` is worth a retry.
 """
 
 from __future__ import annotations

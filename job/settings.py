@@ -97,6 +97,14 @@ def parse_namespace(text: str) -> str:
     return text
 
 
+def parse_cluster(text: str) -> str:
+    """A name for a cluster: it is a part of paths and messages. Raises `UsageError`."""
+    if not text or text in {".", ".."} or not text.isprintable():
+        message = f"{text!r} cannot be the name of a cluster: give another with --cluster"
+        raise UsageError(message)
+    return text
+
+
 def parse_version(text: str) -> int:
     """A resourceVersion. Raises `UsageError`."""
     if not re.fullmatch(r"[1-9][0-9]{0,38}", text):  # 128 bits

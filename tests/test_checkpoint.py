@@ -33,6 +33,7 @@ EXAMPLE = Checkpoint(
     run_id="6a1c3bd6-7f0e-4f51-b7d1-1a1f6a6f4d4e",
     sequence=3,
     saved_at="2026-11-23T08:00:54Z",
+    current_at="2026-11-23T08:00:50Z",
     audited_at="2026-11-23T00:00:00Z",
     runs=(
         RunRecord(

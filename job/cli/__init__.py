@@ -46,6 +46,8 @@ def main() -> None:
 
 
 def _main() -> int:
+    # The API server takes objects that are nested 10,000 levels deep, and decoding counts each as a call.
+    sys.setrecursionlimit(15_000)
     try:
         code: int | None = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except TyperException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from job.logs import LogFormat, json_line
@@ -16,15 +17,15 @@ _MOST_BYTES = 4096
 
 def default_format() -> LogFormat:
     """Lines for people where people look."""
-    return LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
+    return LogFormat.CONSOLE if sys.stderr and sys.stderr.isatty() else LogFormat.JSON
 
 
 def complain(message: str, log_format: LogFormat | None = None) -> None:
     """Say why nothing was done."""
     if (log_format or default_format()) is LogFormat.CONSOLE:
-        print(f"workflow-watcher: {message}", file=sys.stderr)
+        _say(f"workflow-watcher: {message}")
     else:
-        print(json_line("ERROR", "run.refused", message), file=sys.stderr)
+        _say(json_line("ERROR", "run.refused", message))
 
 
 def summarise(summary: Summary, log_format: LogFormat) -> None:
@@ -37,7 +38,7 @@ def summarise(summary: Summary, log_format: LogFormat) -> None:
     line = json_line(severity, "run.finished", summary.sentence(), **summary.fields())
     if summary.error and log_format is LogFormat.CONSOLE:
         complain(str(summary.error), log_format)
-    print(line, file=sys.stderr, flush=True)
+    _say(line)
     _leave(line)
 
 
@@ -49,4 +50,10 @@ def _leave(line: str) -> None:
     try:
         path.write_bytes(line.encode()[:_MOST_BYTES])
     except OSError as error:  # the run is over and well; its message was printed above
-        print(json_line("WARNING", "termination.unwritten", f"{path} cannot be written: {error}"), file=sys.stderr)
+        _say(json_line("WARNING", "termination.unwritten", f"{path} cannot be written: {error}"))
+
+
+def _say(line: str) -> None:
+    """Print on stderr; that nobody listens there changes no exit code."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(line, file=sys.stderr, flush=True)

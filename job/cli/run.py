@@ -28,6 +28,7 @@ from job.settings import (
     completed,
     default_checkpoint,
     parse_checkpoint,
+    parse_cluster,
     parse_namespace,
     parse_resource,
     parse_sink,
@@ -75,26 +76,29 @@ def run(
         if pod:
             _require(cluster=cluster, sink=sink, checkpoint=checkpoint)
         connection = from_pod(os.environ) if pod else from_kubeconfig(kubeconfig, kube_context)
+        if chosen is None and connection.namespace is None:
+            message = "this pod is not told its namespace: give --namespace or --all-namespaces"
+            raise UsageError(message)
         scope = Scope(
-            cluster=cluster or connection.cluster or "",
+            cluster=parse_cluster(cluster or connection.cluster or ""),
             resource=str(watched),
-            namespace=connection.namespace if chosen is None else chosen,
+            namespace=(connection.namespace or "") if chosen is None else chosen,
             selector=matching.text,
             sink=str(sink_address),
+        )
+        settings = Settings(
+            scope=scope,
+            resource=watched,
+            selector=matching,
+            sink=sink_address,
+            checkpoint=completed(named, scope) if named else default_checkpoint(_state_folder(), scope),
+            window=length,
+            initial=initial,
+            resource_version=start,
         )
     except WatcherError as error:
         complain(str(error), log_format)
         return int(error.exit_code)
-    settings = Settings(
-        scope=scope,
-        resource=watched,
-        selector=matching,
-        sink=sink_address,
-        checkpoint=completed(named, scope) if named else default_checkpoint(_state_folder(), scope),
-        window=length,
-        initial=initial,
-        resource_version=start,
-    )
     return _run(settings, connection, deadline, log_format)
 
 
@@ -154,10 +158,19 @@ def _absolute(address: Address) -> Address:
     if address.scheme != "file":
         return address
     slash = "/" if address.path.endswith("/") else ""
-    return Address(address.scheme, f"{Path(address.path).expanduser().absolute()}{slash}")
+    try:
+        path = Path(address.path).expanduser().absolute()
+    except RuntimeError as error:
+        message = f"the path in {address} cannot be found: {error}"
+        raise UsageError(message) from error
+    return Address(address.scheme, f"{path}{slash}")
 
 
 def _state_folder() -> Path:
     """As the XDG base directory specification has it."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "workflow-watcher"
+    home = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "workflow-watcher"
+    except RuntimeError as error:
+        message = "there is no home folder for a checkpoint: give --checkpoint"
+        raise UsageError(message) from error

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 
 from job import checkpoint as codec
 from job.checkpoint import Checkpoint, RunRecord
-from job.errors import ActionNeeded, CheckpointUnusable, OutOfTime, Stopped, Superseded, UsageError, WatcherError
+from job.errors import ActionNeeded, CheckpointUnusable, Stopped, Superseded, UsageError, WatcherError
 from job.logs import event
 from job.ports import Query, Sink, Source, Store, Stored
 from job.run import resume
@@ -58,9 +58,9 @@ def run(
     """Do one run; what ended it early is in the summary. Only a bug raises."""
     summary = Summary(run_id, timestamp(now()), str(settings.checkpoint))
     try:
-        stored = ports.store.load()
-        saved = _decoded(stored, settings)
         with deadline.interruptible():
+            stored = ports.store.load()
+            saved = _decoded(stored, settings)
             current = _probe(settings, ports.source, saved)
     except Stopped:
         summary.notes.append("A signal ended it before it began.")
@@ -130,9 +130,7 @@ def _check_namespace(namespace: str, source: Source) -> None:
 def _begin(session: Session, known: Checkpoint, current: Current) -> None:
     session.proven = resume.proven(known.identity, current.identity)
     session.identity = resume.adopted(known.identity, current.identity)
-    if not resume.recreated(known.identity, current.identity):  # else it is adopted with the listing that tells so
-        session.enter(Effect(identity=session.identity))
-    session.since = known.saved_at or session.summary.started_at
+    session.since = known.current_at
     session.summary.version_from = known.version
     if known.saved_at:
         age = session.now() - datetime.fromisoformat(known.saved_at)
@@ -145,6 +143,7 @@ def _read(session: Session, known: Checkpoint, current: Current) -> WatcherError
     try:
         watch.start()
         watch.until_the_end()
+        session.enter(Effect(identity=session.identity))  # nothing has contradicted it
     except Stopped:
         session.summary.notes.append("A signal ended it early.")
     except WatcherError as error:
@@ -157,12 +156,11 @@ def _read(session: Session, known: Checkpoint, current: Current) -> WatcherError
 def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
     """Wait for what is in flight, 10 s at most after a signal; what stays behind is published by the next run."""
     try:
-        drained = session.publisher.drain()
+        session.settle()
+    except Stopped:
+        return error
     except WatcherError as failed:
         return error or failed
-    if not drained and not session.deadline.stopped:
-        message = "the sink did not acknowledge everything before the deadline; the next run publishes the rest"
-        return error or OutOfTime(message)
     return error
 
 
@@ -171,7 +169,7 @@ def _save(session: Session, error: WatcherError | None) -> None:
     session.publisher.close()
     summary, commit, ledger = session.summary, session.commit, session.ledger
     summary.error = error
-    if (error and not commit.moved) or not (ledger.version or ledger.listed):
+    if (error and not commit.moved) or not (ledger.version or ledger.listed or ledger.epoch):
         return
     record = RunRecord(
         run_id=summary.run_id,
@@ -183,7 +181,7 @@ def _save(session: Session, error: WatcherError | None) -> None:
         published=dict(session.ledger.published),
     )
     try:
-        commit.finish(record)
+        commit.save(record)
         summary.saved = True
     except WatcherError as failed:
         summary.error = error or failed

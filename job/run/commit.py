@@ -56,6 +56,8 @@ class Ledger:
         self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
         self._audited_at = start.audited_at
         self._identity = start.identity
+        self.epoch = start.epoch
+        """How often the cluster was rewound."""
         self.version = start.version
         self.listed = start.listed
         self.announced = start.announced
@@ -117,10 +119,12 @@ class Ledger:
             self.moves += 1
 
     def rewind(self, inventory: dict[str, Known]) -> None:
-        """Start over with what is left of the inventory. Nothing is in flight."""
+        """Begin another epoch with what is left of the inventory. Nothing is in flight."""
         with self._lock:
             self._inventory = dict(inventory)
             self._tombstones.clear()
+            self.epoch += 1
+            self.moves += 1
             self.version = self.listed = self.announced = 0
 
     def onto(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
@@ -128,6 +132,7 @@ class Ledger:
         with self._lock:
             return msgspec.structs.replace(
                 checkpoint,
+                epoch=self.epoch,
                 version=self.version,
                 listed=self.listed,
                 announced=self.announced,
@@ -152,9 +157,12 @@ class Commit:
     ) -> None:
         self._store = store
         self._token = stored.token if stored else None
-        self._frame = msgspec.structs.replace(start, run_id=run_id, sequence=0)
+        self._start = msgspec.structs.replace(start, run_id=run_id)
+        self._runs = start.runs
+        self._sequence = 0
         self._elapsed = elapsed
         self._now = now
+        self._saved_version, self._current_at = start.version, start.current_at
         self._saved_moves = 0
         self._saved_when = elapsed()
         self._saving = threading.Lock()
@@ -163,19 +171,9 @@ class Commit:
         self.saves = 0
 
     @property
-    def epoch(self) -> int:
-        """How often the cluster was rewound, as the next save will say."""
-        return self._frame.epoch
-
-    @property
     def moved(self) -> bool:
         """Whether anything was acknowledged that is not saved."""
         return self.ledger.moves != self._saved_moves
-
-    def rewind(self, inventory: dict[str, Known]) -> None:
-        """Begin another epoch with what is left of the inventory."""
-        self._frame = msgspec.structs.replace(self._frame, epoch=self._frame.epoch + 1)
-        self.ledger.rewind(inventory)
 
     def tick(self) -> None:
         """Save in the background if there is something new and the last save is long enough ago.
@@ -192,18 +190,18 @@ class Commit:
             self._saved_when = self._elapsed()
             self._pending = _in_background(self._save, SAVE)
 
-    def finish(self, record: RunRecord) -> None:
-        """The last save of the run."""
-        self._frame = msgspec.structs.replace(self._frame, runs=(*self._frame.runs, record)[-codec.KEPT_RUNS :])
-        self.save()
+    def save(self, record: RunRecord | None = None) -> None:
+        """Save now, again and again while there is time for it, at the end with the record of the run.
 
-    def save(self) -> None:
-        """Save now, again and again while there is time for it. Raises `Superseded` and what the store raises."""
+        Raises `Superseded` and what the store raises.
+        """
         until = self._elapsed() + SAVE
         if self._pending:
             pending, self._pending = self._pending, None
             with suppress(Unavailable, TimeoutError):
                 pending.result(timeout=SAVE / 2)
+        if record:
+            self._runs = (*self._runs, record)[-codec.KEPT_RUNS :]
         self._saved_when = self._elapsed()
         saving = _in_background(self._save_until, until)
         try:
@@ -223,23 +221,28 @@ class Commit:
                 pause.wait(_RETRY_PAUSE)
 
     def _save(self, timeout: float) -> None:
+        """One attempt. A conflict is looked into once: our own bytes may be there, and their answer lost (R13)."""
         with self._saving:
-            frame = msgspec.structs.replace(self._frame, sequence=self._frame.sequence + 1, saved_at=self._now())
-            self._frame = frame
-            checkpoint, moves = self.ledger.onto(frame)
+            self._sequence += 1
+            now = self._now()
+            checkpoint, moves = self.ledger.onto(self._start)
+            current_at = self._current_at if checkpoint.version == self._saved_version else now
+            checkpoint = msgspec.structs.replace(
+                checkpoint, sequence=self._sequence, saved_at=now, current_at=current_at, runs=self._runs
+            )
             data = codec.encode(checkpoint)
-            stored = False
-            while not stored:
-                try:
-                    self._token = self._store.save(data, self._token, timeout)
-                    stored = True
-                except Conflict:
-                    stored = self._adopt(checkpoint)
+            try:
+                self._token = self._store.save(data, self._token, timeout)
+            except Conflict as conflict:
+                if not self._is_stored(checkpoint):
+                    message = "an earlier save of this run was stored without an answer"
+                    raise Unavailable(message) from conflict
+            self._saved_version, self._current_at = checkpoint.version, current_at
             self._saved_moves = moves
             self.saves += 1
 
-    def _adopt(self, ours: Checkpoint) -> bool:
-        """After a conflict: whose bytes are there, and are they these? Then only an answer was lost."""
+    def _is_stored(self, ours: Checkpoint) -> bool:
+        """Look whose bytes are there after a conflict: true if they are these."""
         stored = self._store.load()
         if stored is None:
             message = "the checkpoint was removed while this run was under way"

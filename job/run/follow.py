@@ -30,7 +30,9 @@ def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None
             return None
         if ended := reader.ended:
             return ended
-        if not session.deadline.left():  # a proxy that knows no timeoutSeconds, or a dead peer
+        if (
+            not session.deadline.stopped and not session.deadline.left()
+        ):  # a proxy that knows no timeoutSeconds, or a dead peer
             return Ended(opened=True, frames=True, early=False)
 
 
@@ -40,7 +42,7 @@ def _decide(session: Session, line: bytes) -> Exception | None:
     match frame:
         case Event():
             version = frame.object.version
-            change = observe(frame, session.seen, session.settings.selector, session.commit.epoch)
+            change = observe(frame, session.seen, session.settings.selector, session.ledger.epoch)
             if change:
                 session.publish(change, version=version)
             else:

@@ -23,7 +23,7 @@ from job.run.session import Session, timestamp
 
 PAGE = 500
 """Objects of a metadata page."""
-WHOLE_PAGE = 50
+WHOLE_PAGE = 25
 """Objects of a page of whole objects, which may have 1.5 MB each."""
 MOST_LISTINGS = 3
 """A run that needs more is chasing a history that vanishes faster than it can be read (R4)."""
@@ -113,8 +113,10 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -
     watch(version)
     parts, gone = _compare(session, pages)
     if not session.proven:
-        resume.check_mass_deletion(len(session.seen), _deletions(parts) + len(gone))
-    lost = reason if version != start else None
+        known = sum(not entry.deleted for entry in session.seen.values())
+        resume.check_mass_deletion(known, _deletions(parts) + len(gone))
+    # Versions of two epochs are not comparable.
+    lost = reason if reason is Reason.REWOUND or version != start else None
     if lost or session.first or gone or any(part.differences for part in parts):
         session.foresee(_new(parts), listed=version, announced=0 if lost else version)
     if lost:
@@ -162,6 +164,7 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
     now = timestamp(session.now())
     session.enter(Effect(version=version, inventory=dict(session.seen), audited_at=now))
     session.ledger.acknowledge()
+    session.commit.save()
     session.position = version
 
 
@@ -204,14 +207,14 @@ def _publish(session: Session, part: Part, new: Provenance, listed: int) -> None
     for thing in _whole(session, part, wanted):
         kind = wanted[thing.uid].kind
         provenance = new if kind is Kind.ADDED else Provenance.INFERRED
-        session.publish(Change(kind, thing, provenance, session.commit.epoch), listed=listed)
+        session.publish(Change(kind, thing, provenance, session.ledger.epoch), listed=listed)
         session.commit.tick()
 
 
 def _publish_deletions(session: Session, deletions: list[Difference], listed: int) -> None:
     for found in deletions:
         gone = msgspec.structs.replace(found.object, version=0, data=_last_trace(session, found.object))
-        session.publish(Change(Kind.DELETED, gone, Provenance.INFERRED, session.commit.epoch), listed=listed)
+        session.publish(Change(Kind.DELETED, gone, Provenance.INFERRED, session.ledger.epoch), listed=listed)
 
 
 def _last_trace(session: Session, gone: Object) -> bytes:

@@ -7,6 +7,7 @@ when the sink is quick, large when it is slow, and never held back.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from zlib import crc32
 
 from job.errors import OutOfTime, Stopped, Unavailable
+from job.logs import event
 from job.message import Message
 from job.ports import Limits, Sink
 from job.run.commit import Effect, Ledger
@@ -28,6 +30,8 @@ ATTEMPT = 10.0
 WORKERS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 _TICK = 0.1
+
+log = logging.getLogger(__name__)
 
 Waiting = tuple[Position[Effect], Message]
 
@@ -152,7 +156,8 @@ class Publisher:
         while True:
             try:
                 self._sink.publish(lane, messages, min(ATTEMPT, self._deadline.publish_left))
-            except Unavailable:
+            except Unavailable as error:
+                log.warning("%s; trying again", error, extra=event("sink.retry", lane=lane, messages=len(messages)))
                 wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
                 if wait >= self._deadline.publish_left or self._closing.wait(wait):
                     raise

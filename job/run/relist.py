@@ -46,18 +46,23 @@ class Diff:
                 if seen.version < before.version:
                     raise WentBack
                 if seen.version > before.version:
-                    found.append(Difference(Kind.MODIFIED if before.told else Kind.ADDED, seen))
+                    found.append(_difference(Kind.MODIFIED if before.told else Kind.ADDED, seen))
                 continue
             namesake = self._names.get((seen.namespace, seen.name), "")
             if namesake in self._unseen:
                 found.append(_deletion(namesake, self._unseen.pop(namesake)))
             if seen.uid not in self._dead and self._selector.matches(seen.labels):
-                found.append(Difference(Kind.ADDED, seen))
+                found.append(_difference(Kind.ADDED, seen))
         return found
 
     def rest(self) -> list[Difference]:
         """After the last page: what no page had is gone."""
         return [_deletion(uid, entry) for uid, entry in self._unseen.items()]
+
+
+def _difference(kind: Kind, seen: Object) -> Difference:
+    """Without the labels, which have done their work: a large listing keeps many of these."""
+    return Difference(kind, msgspec.structs.replace(seen, labels={}) if seen.labels else seen)
 
 
 def _deletion(uid: str, entry: Known) -> Difference:

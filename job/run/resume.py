@@ -52,6 +52,8 @@ def history_lost(saved: Checkpoint, current: Current) -> Reason | None:
     """Why the saved version cannot be watched from, as far as that shows without asking; None: try it."""
     if current.version < max(saved.version, saved.listed):
         return Reason.REWOUND
+    if saved.epoch and not saved.version and not saved.listed:
+        return Reason.REWOUND  # noticed by an earlier run, and not listed yet
     if recreated(saved.identity, current.identity):
         return Reason.RECREATED
     if saved.listed > saved.version:

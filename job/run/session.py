@@ -1,13 +1,15 @@
 """What a run has in its hands while it goes on, and the one stream that every change goes through.
 
 Two views of the inventory exist at that time: `seen`, ahead, decides what a frame or a listing means; the ledger's,
-behind, is what is saved. They are equal whenever nothing is in flight.
+behind, is what is saved. Whenever nothing is in flight they say the same of every living object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+
+import msgspec
 
 from job.change import Change, Gap, Kind, Known, Missing, Object, Reason
 from job.errors import OutOfTime, Stopped
@@ -51,7 +53,7 @@ class Session:
         self.position = self.ledger.version
         """The version of the last frame or listing that was decided: where a watch goes on."""
         self.since = ""
-        """When `position` was last known to be current, RFC 3339."""
+        """When `position` was last known to be current, RFC 3339; empty where nobody knows."""
         self.identity = Identity()
         """What is known of the cluster by now."""
         self.proven = False
@@ -61,7 +63,7 @@ class Session:
     @property
     def first(self) -> bool:
         """Whether no listing was ever published whole."""
-        return not self.ledger.version and not self.commit.epoch
+        return not self.ledger.version and not self.ledger.epoch
 
     def publish(self, change: Change, *, version: int = 0, listed: int = 0) -> None:
         """Queue a change: an event of the watch at `version`, or a difference of the listing at `listed`."""
@@ -81,7 +83,7 @@ class Session:
     def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
         """Publish a gap message, and wait for it: it stands before everything that is inferred because of it."""
         missing = Missing.ALL if reason is Reason.REWOUND or not start else Missing.INTERMEDIATE
-        gap = Gap(reason, start, end, since, missing, self.commit.epoch)
+        gap = Gap(reason, start, end, since, missing, self.ledger.epoch)
         self.summary.gaps.append(reason.value)
         self.publisher.put(self._envelope.gap(gap), Effect(announced=end, counted=("gap", "inferred")))
         self.settle()
@@ -100,14 +102,14 @@ class Session:
     def rewind(self) -> None:
         """Begin another epoch: what is known of versions means nothing any more, uids and names still do (R9).
 
-        So everything that survives is published anew: a version may stand for other content than it did before.
+        So everything that survives is published anew: a version may stand for other content than it did before. Saved
+        at once: when the cluster has counted past the saved version, nothing else shows that it was rewound.
         """
         self.seen = {
-            uid: Known(known.namespace, known.name, 0, known.phase)
-            for uid, known in self.seen.items()
-            if not known.deleted
+            uid: msgspec.structs.replace(known, version=0) for uid, known in self.seen.items() if not known.deleted
         }
-        self.commit.rewind(self.seen)
+        self.ledger.rewind(self.seen)
+        self.commit.save()
         self.position = 0
 
     def enter(self, effect: Effect) -> None:

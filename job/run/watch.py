@@ -19,6 +19,8 @@ from job.ports import Source, Stream
 
 SHORTEST = 3
 """The least timeoutSeconds with a closing bookmark; 0 would mean the server's own half hour (R10)."""
+LONGEST = 3600
+"""The most: a longer window is watched piece by piece, since a socket's time-out has an end too."""
 CLOSED_EARLY = 1.0
 """Seconds before the asked end from which on an end is no longer the asked one (R10)."""
 _BUFFER = 16_000_000
@@ -37,7 +39,7 @@ class Ended:
     """Whether any frame came."""
     early: bool
     """Whether it ended well before the time asked for."""
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def expired(self) -> bool:
@@ -110,7 +112,7 @@ class Reader:
             stream.close()
 
     def _read(self) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         frames = False
         began = time.monotonic()
         try:
@@ -127,7 +129,7 @@ class Reader:
                 if self._closed:
                     break
             stream.close()
-        except Exception as caught:  # noqa: BLE001 - handed to the main thread, which decides or raises
+        except BaseException as caught:  # noqa: BLE001 - handed to the main thread, which decides or raises
             error = caught
         early = time.monotonic() - began < self._seconds - CLOSED_EARLY
         self._ended = Ended(opened=self._stream is not None, frames=frames, early=early, error=error)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from job.change import Reason
 from job.checkpoint import Checkpoint
-from job.errors import ActionNeeded, OutOfTime, WatcherError
+from job.errors import ActionNeeded, OutOfTime, Stopped, WatcherError
 from job.logs import event
 from job.ports import Query
 from job.run import listing, resume
@@ -20,12 +20,12 @@ from job.run.relist import WentBack
 from job.run.resume import Current
 from job.run.session import Session, timestamp
 from job.run.summary import FIRST, PINNED, RESUMED, SKIPPED
-from job.run.watch import SHORTEST, Ended, Reader
+from job.run.watch import LONGEST, SHORTEST, Ended, Reader
 from job.settings import Initial
 
 AUDIT_INTERVAL = timedelta(days=1)
-_BETWEEN_WATCHES = 0.2
-"""Seconds before a watch that ended early is opened again."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+"""Seconds before a watch that ended early is opened again, doubled while nothing comes."""
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ class Window:
         self._session = session
         self._known = known
         self._current = current
+        self._begun_at = session.position
+        self._pause = _SHORTEST_PAUSE
+        self._reader_began = 0
         self._reader: Reader | None = None
         self._target = 0 if session.settings.window else current.version
 
@@ -64,6 +67,7 @@ class Window:
 
     def until_the_end(self) -> None:
         """Follow watch after watch, until the window is over or, without one, the version of the probe is reached."""
+        self._begun_at = self._session.position
         silent = 0
         while not self._over():
             if not self._reader:
@@ -91,8 +95,9 @@ class Window:
         too_short = left < SHORTEST and self._session.summary.watches > 0
         if too_short or (self._target and version >= self._target):
             return
-        seconds = SHORTEST if self._target else max(SHORTEST, round(left))
+        seconds = SHORTEST if self._target else min(LONGEST, max(SHORTEST, round(left)))
         self._session.summary.watches += 1
+        self._reader_began = version
         self._reader = Reader(self._session.source, version, seconds).__enter__()
 
     def close(self) -> None:
@@ -103,6 +108,8 @@ class Window:
 
     def _over(self) -> bool:
         session, target = self._session, self._target
+        if session.deadline.stopped:
+            raise Stopped
         if target:
             if session.position < target and session.deadline.watch_left < SHORTEST:
                 message = f"resourceVersion {target} was not reached in time; the next run goes on from here"
@@ -118,10 +125,16 @@ class Window:
             reason,
             extra=event("history.lost", version=session.position, reason=reason),
         )
-        if session.summary.start == RESUMED and session.position == self._known.version:
-            session.summary.start = reason.value
-        else:
+        if session.position != self._begun_at:
             session.since = timestamp(session.now())
+        elif session.summary.start == RESUMED:
+            session.summary.start = reason.value
+        with session.deadline.interruptible():
+            found = session.source.identity()
+        resume.check_cluster(session.identity, found)
+        if resume.recreated(session.identity, found):
+            reason = Reason.RECREATED
+        session.identity = resume.adopted(session.identity, found)
         listing.relist(session, reason, self.open)
 
     def _interrupted(self, ended: Ended) -> None:
@@ -139,7 +152,11 @@ class Window:
             raise ended.error
         if session.deadline.watch_left < SHORTEST:
             return
-        session.deadline.pause(_BETWEEN_WATCHES)
+        session.commit.tick()
+        session.deadline.pause(self._pause)
+        self._pause = (
+            min(2 * self._pause, _LONGEST_PAUSE) if self._reader_began == session.position else _SHORTEST_PAUSE
+        )
         with session.deadline.interruptible():
             version = session.source.list(Query(limit=1)).version
         if version < session.position:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
 
 from job.errors import ActionNeeded, Unavailable
 from job.message import Message, structured
@@ -29,7 +32,10 @@ class FileSink:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
+                new = not os.fstat(file).st_size
                 _append(file, data)
+                if new:
+                    _sync_folder(self._path.parent)
             finally:
                 os.close(file)
         except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -41,28 +47,41 @@ class FileSink:
 
 
 def _append(file: int, data: bytes) -> None:
-    end = _whole_lines(file)
+    end = os.fstat(file).st_size
+    whole, data = _after_a_torn_line(file, end, data)
     try:
+        if whole != end:
+            os.ftruncate(file, whole)
         written = 0
         while written < len(data):
-            written += os.pwrite(file, data[written:] if written else data, end + written)
+            written += os.pwrite(file, data[written:] if written else data, whole + written)
         os.fsync(file)
     except OSError:
-        os.ftruncate(file, end)
+        with suppress(OSError):  # a device has no length
+            os.ftruncate(file, whole)
         raise
 
 
-def _whole_lines(file: int) -> int:
-    """The size of the file without a last line that a crash has torn; such a line is cut off."""
-    size = end = os.fstat(file).st_size
-    while end:
-        start = max(0, end - _BLOCK)
-        block = os.pread(file, end - start, start)
-        newline = block.rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end != size:
-        os.ftruncate(file, end)
-    return end
+def _after_a_torn_line(file: int, end: int, data: bytes) -> tuple[int, bytes]:
+    """Where to write, and what, so that a last line without its end stays, if it is whole, or is cut off."""
+    start, tail = end, b""
+    while start and b"\n" not in tail:
+        step = min(_BLOCK, start)
+        start -= step
+        tail = os.pread(file, step, start) + tail
+    torn = tail.rpartition(b"\n")[2]
+    if not torn:
+        return end, data
+    try:
+        msgspec.json.decode(torn, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return end - len(torn), data
+    return end, b"\n" + data
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

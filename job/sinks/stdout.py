@@ -17,9 +17,14 @@ class StdoutSink:
 
     limits = Limits(lanes=1, messages=1000, bytes=1_000_000)
 
-    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a pipe has no time-out
-        """Write the lines."""
-        data = memoryview(b"".join(structured(message) + b"\n" for message in messages))
+    def __init__(self) -> None:
+        self._torn = False
+
+    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a pipe has none
+        """Write the lines; after one that was only half written, on a line of their own."""
+        lines = b"".join(structured(message) + b"\n" for message in messages)
+        data = memoryview(b"\n" + lines if self._torn else lines)
+        self._torn = True
         try:
             while data:
                 data = data[os.write(_STDOUT, data) :]
@@ -29,3 +34,4 @@ class StdoutSink:
         except OSError as error:
             message = f"standard output cannot be written: {error.strerror}"
             raise Unavailable(message) from error
+        self._torn = False

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import urllib3
 from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
-from job.errors import UsageError
+from job.errors import ActionNeeded, UsageError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 5.0
@@ -30,14 +31,15 @@ class Connection:
     pool: urllib3.PoolManager
     authorization: Callable[[], str | None]
     """The Authorization header of a request made now."""
-    namespace: str
+    namespace: str | None
+    """The context's or the pod's; None where a pod is not told."""
     cluster: str | None
     """The context's cluster; None in a pod, which does not know its cluster's name."""
 
     def get(
-        self, path: str, query: Mapping[str, str | int], accept: str, read_seconds: float, *, stream: bool = False
+        self, path: str, query: Mapping[str, str | int], accept: str, read_seconds: float
     ) -> urllib3.BaseHTTPResponse:
-        """One GET, one request: any status is returned, and nothing is tried again. Raises urllib3's errors."""
+        """One GET, one request: any status is returned, its body unread. Raises urllib3's errors."""
         headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": "workflow-watcher"}
         if authorization := self.authorization():
             headers["Authorization"] = authorization
@@ -47,7 +49,7 @@ class Connection:
             fields={name: str(value) for name, value in query.items()},
             headers=headers,
             timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-            preload_content=not stream,
+            preload_content=False,
             retries=False,
             redirect=False,
         )
@@ -66,8 +68,8 @@ def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> 
         host=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         pool=pool,
         # Read for every request, of which there are few: the kubelet replaces it long before it expires.
-        authorization=lambda: f"Bearer {(folder / 'token').read_text().strip()}",
-        namespace=(folder / "namespace").read_text().strip(),
+        authorization=lambda: f"Bearer {_read(folder / 'token')}",
+        namespace=_read(folder / "namespace") if (folder / "namespace").exists() else None,
         cluster=None,
     )
 
@@ -76,7 +78,8 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
     """The API server of a kubeconfig's context, as kubectl would reach it. Raises `UsageError`."""
     from kubernetes.client.configuration import Configuration
     from kubernetes.client.rest import RESTClientObject
-    from kubernetes.config import ConfigException, list_kube_config_contexts, load_kube_config
+    from kubernetes.config import ConfigException, load_kube_config
+    from kubernetes.config.kube_config import KubeConfigMerger
     from yaml import YAMLError
 
     files = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
@@ -85,20 +88,43 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         raise UsageError(message)
     configuration = Configuration()
     configuration.keep_alive = True
+    configuration.host = ""
     try:
-        contexts, current = list_kube_config_contexts(files)
         load_kube_config(files, context, configuration, persist_config=False)
-    except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        merged = KubeConfigMerger(files).config
+        chosen = merged["contexts"].get_with_name(context or merged["current-context"])["context"]
+        connection = Connection(
+            host=configuration.host.rstrip("/"),
+            pool=RESTClientObject(configuration).pool_manager,
+            authorization=lambda: configuration.get_api_key_with_prefix("BearerToken"),
+            namespace=str(chosen.safe_get("namespace") or "default"),
+            cluster=str(chosen["cluster"]),
+        )
+        (connection.authorization() or "").encode("latin-1")
+    except (
+        ConfigException,
+        YAMLError,
+        HTTPError,
+        ImportError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
         message = f"the kubeconfig {files} cannot be used: {' '.join(str(error).split())}"
         raise UsageError(message) from error
-    chosen = next((known for known in contexts if known["name"] == context), current)["context"]
-    return Connection(
-        host=configuration.host.rstrip("/"),
-        pool=RESTClientObject(configuration).pool_manager,
-        authorization=lambda: configuration.get_api_key_with_prefix("BearerToken"),
-        namespace=chosen.get("namespace") or "default",
-        cluster=chosen["cluster"],
-    )
+    if not connection.host:
+        message = f"the kubeconfig {files} names no server for the cluster {connection.cluster}"
+        raise UsageError(message)
+    return connection
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        message = f"{file} cannot be read: {error.strerror}"
+        raise ActionNeeded(message) from error
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

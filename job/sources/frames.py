@@ -92,9 +92,7 @@ class ApiResource(Struct):
     namespaced: bool
 
 
-class ApiResources(Struct):
-    """What discovery says of one group and version."""
-
+class _ApiResources(Struct):
     resources: Sequence[ApiResource]
 
 
@@ -104,6 +102,7 @@ _thing = msgspec.json.Decoder(_Thing).decode
 _phaseless = msgspec.json.Decoder(_Phaseless).decode
 _status = msgspec.json.Decoder(Status).decode
 _metadata_list = msgspec.json.Decoder(_MetadataList).decode
+_api_resources = msgspec.json.Decoder(_ApiResources).decode
 _whole_list = msgspec.json.Decoder(_WholeList).decode
 
 _KINDS = {"ADDED": Kind.ADDED, "MODIFIED": Kind.MODIFIED, "DELETED": Kind.DELETED}
@@ -131,6 +130,16 @@ def status(body: bytes) -> Status | None:
         return _status(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def uid(body: bytes) -> str:
+    """The uid of an object."""
+    return _phaseless(body).metadata.uid
+
+
+def api_resources(body: bytes) -> Sequence[ApiResource]:
+    """What discovery says of one group and version."""
+    return _api_resources(body).resources
 
 
 def metadata_page(body: bytes) -> Page:

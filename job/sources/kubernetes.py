@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 import urllib3
@@ -42,6 +45,12 @@ _FIRST_CONTACT_SECONDS = 20.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError)
+_NEEDS_ESCAPE, _ESCAPED = re.compile(r"[\\,=]"), r"\\\g<0>"
+"""In field selectors; names of some resources may have these."""
+
+Taken = TypeVar("Taken")
+Decoded = TypeVar("Decoded")
 log = logging.getLogger(__name__)
 
 
@@ -70,8 +79,9 @@ class KubernetesSource:
 
     def namespace_exists(self) -> bool | None:
         """Whether the scope's namespace does; None where the credentials may not read it."""
-        response = self._request(f"/api/v1/namespaces/{self._namespace}", {}, _METADATA, "get", accepted=_UNKNOWN)
-        return {HTTPStatus.OK: True, HTTPStatus.NOT_FOUND: False}.get(HTTPStatus(response.status))
+        path = f"/api/v1/namespaces/{self._namespace}"
+        status, _ = self._request(path, {}, _METADATA, "get", self._body, accepted=_UNKNOWN)
+        return {HTTPStatus.OK: True, HTTPStatus.NOT_FOUND: False}.get(HTTPStatus(status))
 
     def kind(self) -> str:
         """The resource's kind, from discovery, which every authenticated user may read."""
@@ -90,14 +100,17 @@ class KubernetesSource:
         elif query.at:
             parameters |= {"resourceVersion": query.at, "resourceVersionMatch": "Exact"}
         if query.name:
-            parameters["fieldSelector"] = f"metadata.name={query.name}"
+            parameters["fieldSelector"] = f"metadata.name={_NEEDS_ESCAPE.sub(_ESCAPED, query.name)}"
         path = self._path(query.namespace or self._namespace)
-        response = self._request(path, parameters, _WHOLE if query.whole else _METADATA_LIST, "list")
         try:
-            return (frames.whole_page if query.whole else frames.metadata_page)(response.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-            message = f"{self._connection.host}{path} did not answer with a list: {error}"
+            accept = _WHOLE if query.whole else _METADATA_LIST
+            _, answer = self._request(path, parameters, accept, "list", self._body)
+        except Expired as error:
+            if query.at or query.token:
+                raise
+            message = f"{self._connection.host} has no state of now: {error}"
             raise Unavailable(message) from error
+        return self._decoded(answer, frames.whole_page if query.whole else frames.metadata_page)
 
     def watch(self, version: int, seconds: int) -> Stream:
         """Open a watch."""
@@ -108,13 +121,14 @@ class KubernetesSource:
             "timeoutSeconds": seconds,
         }
         path = self._path(self._namespace)
-        return _Watch(self._request(path, parameters, _WHOLE, "watch", read_seconds=seconds + _WATCH_SLACK))
+        silence = seconds + _WATCH_SLACK
+        return self._request(path, parameters, _WHOLE, "watch", _Watch, read_seconds=silence)[1]
 
     def decode(self, line: bytes) -> Frame:
         """What a frame says."""
         try:
             return frames.frame(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        except _UNREADABLE as error:
             message = f"a watch frame cannot be read: {error}"
             raise Unavailable(message) from error
 
@@ -123,18 +137,31 @@ class KubernetesSource:
         return f"{self._api}{scope}/{self._resource.plural}"
 
     def _uid(self, path: str) -> str | None:
-        response = self._request(path, {}, _METADATA, "get", accepted=_UNKNOWN)
-        if response.status != HTTPStatus.OK:
-            return None
-        uid: str = msgspec.json.decode(response.data)["metadata"]["uid"]
-        return uid
+        status, body = self._request(path, {}, _METADATA, "get", self._body, accepted=_UNKNOWN)
+        return self._decoded(body, frames.uid) if status == HTTPStatus.OK else None
 
     def _discovered(self) -> frames.ApiResource | None:
-        response = self._request(self._api, {}, _WHOLE, "get", accepted=_UNKNOWN)
-        if response.status != HTTPStatus.OK:
-            return None
-        resources = msgspec.json.decode(response.data, type=frames.ApiResources).resources
+        status, body = self._request(self._api, {}, _WHOLE, "get", self._body, accepted=_UNKNOWN)
+        resources = self._decoded(body, frames.api_resources) if status == HTTPStatus.OK else ()
         return next((found for found in resources if found.name == self._resource.plural), None)
+
+    def _decoded(self, body: bytes, decode: Callable[[bytes], Decoded]) -> Decoded:
+        try:
+            return decode(body)
+        except _UNREADABLE as error:
+            message = f"{self._connection.host} answered with something else than the Kubernetes API: {error}"
+            raise Unavailable(message) from error
+
+    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        """The whole body; a time-out of each read does not bound a server that sends it drop by drop."""
+        pieces = []
+        for piece in response.stream(_SEGMENT, decode_content=True):
+            pieces.append(piece)
+            if not self._patience.left():
+                response.close()
+                message = f"{self._connection.host} did not finish its answer in time"
+                raise Unavailable(message)
+        return b"".join(pieces)
 
     def _request(
         self,
@@ -142,17 +169,27 @@ class KubernetesSource:
         parameters: Mapping[str, str | int],
         accept: str,
         verb: str,
+        take: Callable[[urllib3.BaseHTTPResponse], Taken],
         *,
         read_seconds: float = _READ_SECONDS,
         accepted: frozenset[int] = frozenset(),
-    ) -> urllib3.BaseHTTPResponse:
-        """A GET that is answered with 200 or an accepted status, after as many attempts as there is time for."""
-        waited = pause = 0.0
+    ) -> tuple[int, Taken]:
+        """A GET that is answered with 200 or an accepted status, after as many attempts as there is time for.
+
+        `take` gets the answer, its body unread.
+        """
+        began, pause = time.monotonic(), 0.0
         while True:
+            waited = time.monotonic() - began
             pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
-                response = self._connection.get(path, parameters, accept, read_seconds, stream=verb == "watch")
+                response = self._connection.get(path, parameters, accept, read_seconds)
+                self._answered = True
+                status = response.status
+                if status == HTTPStatus.OK or status in accepted:
+                    return status, take(response)
+                refusal = self._body(response)
             except HTTPError as error:
                 if _untrusted(error):
                     message = f"the certificate of {self._connection.host} is not trusted: {_plain(error)}"
@@ -161,15 +198,12 @@ class KubernetesSource:
                 if not self._answered and waited > _FIRST_CONTACT_SECONDS:
                     raise Unavailable(trouble) from error
             else:
-                self._answered = True
-                if response.status == HTTPStatus.OK or response.status in accepted:
-                    return response
-                failed = frames.status(response.data)
-                said = (failed and failed.message) or response.data[:200].decode(errors="replace").strip()
-                trouble = f"{self._connection.host} answered {response.status}: {said}"
-                starting = response.status in _STARTING and waited < _STARTING_SECONDS
-                if response.status not in _TRANSIENT and not starting:
-                    raise self._translated(response.status, said, verb)
+                failed = frames.status(refusal)
+                said = (failed and failed.message) or refusal[:200].decode(errors="replace").strip()
+                trouble = f"{self._connection.host} answered {status}: {said}"
+                starting = status in _STARTING and waited < _STARTING_SECONDS
+                if status not in _TRANSIENT and not starting:
+                    raise self._translated(status, said, verb)
                 wait = max(wait, _retry_after(response))
             log.log(
                 logging.DEBUG if waited < _STARTING_SECONDS else logging.WARNING,
@@ -181,11 +215,10 @@ class KubernetesSource:
                 self._patience.pause(wait)
             except OutOfTime as error:
                 raise Unavailable(trouble) from error
-            waited += wait
 
     def _translated(self, status: int, said: str, verb: str) -> Exception:
         resource, scope = self._resource.group_resource, f"-n {self._namespace}" if self._namespace else "-A"
-        if status == HTTPStatus.GONE:
+        if status == HTTPStatus.GONE and verb != "get":
             return Expired(said)
         if status == HTTPStatus.UNAUTHORIZED:
             return Unauthorized(

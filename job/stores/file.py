@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,16 +49,17 @@ class FileStore:
         return _token(data)
 
     def _replace(self, data: bytes) -> None:
-        written, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        # One fixed name, under the lock: what a killed run left of it is written over.
+        written = self._path.with_name(f".{self._path.name}.new")
         try:
-            with os.fdopen(written, "wb") as file:
+            with written.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(self._path)
+            written.replace(self._path)
         except BaseException:
             with suppress(OSError):
-                Path(name).unlink()
+                written.unlink()
             raise
 
 
@@ -83,7 +83,7 @@ def _lock(folder: int, timeout: float, path: Path) -> None:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         message = f"the checkpoint {path} cannot be used: {error.strerror}"
         raise ActionNeeded(message) from error
     except OSError as error:

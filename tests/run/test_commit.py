@@ -77,7 +77,7 @@ def test_the_last_save_has_what_is_acknowledged(desk: Desk) -> None:
     desk.commit.ledger.acknowledge(
         [desk.commit.ledger.enter(Effect(version=12, uid="new", known=Known("argo", "new", 12)))]
     )
-    desk.commit.finish(RECORD)
+    desk.commit.save(RECORD)
 
     assert desk.saved == msgspec.structs.replace(
         START,
@@ -86,6 +86,7 @@ def test_the_last_save_has_what_is_acknowledged(desk: Desk) -> None:
         run_id="ours",
         sequence=1,
         saved_at="2026-11-23T08:00:00Z",
+        current_at="2026-11-23T08:00:00Z",
         runs=(RECORD,),
     )
     assert not desk.commit.moved
@@ -95,7 +96,7 @@ def test_p2_what_is_in_flight_is_not_saved(desk: Desk) -> None:
     """A later position that is done does not count while an earlier one is open."""
     desk.commit.ledger.enter(Effect(version=11))
     desk.acknowledge(12)
-    desk.commit.finish(RECORD)
+    desk.commit.save(RECORD)
 
     assert desk.saved.version == 10
 
@@ -182,7 +183,7 @@ def test_r13_a_foreign_checkpoint_is_left_alone(desk: Desk) -> None:
     desk.store.put(FOREIGN)
     desk.acknowledge(11)
     with pytest.raises(Superseded, match="foreign"):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
 
     assert desk.saved.run_id == "foreign"
     assert desk.store.values[-1] == FOREIGN
@@ -193,7 +194,7 @@ def test_r13_a_removed_checkpoint_is_not_brought_back(desk: Desk) -> None:
     desk.store.put(None)
     desk.acknowledge(11)
     with pytest.raises(Superseded, match="removed"):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
 
     assert desk.store.load() is None
 
@@ -203,7 +204,7 @@ def test_r13_unreadable_bytes_are_left_alone(desk: Desk) -> None:
     desk.store.put(b"something else")
     desk.acknowledge(11)
     with pytest.raises(Superseded):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
 
     assert desk.store.values[-1] == b"something else"
 
@@ -212,12 +213,12 @@ def test_r13_the_own_write_is_recognised_though_its_answer_was_lost(desk: Desk) 
     """The repeat finds its own run, adopts that generation, and goes on."""
     desk.store.answer(Save.LOST)
     desk.acknowledge(11)
-    desk.commit.finish(RECORD)
+    desk.commit.save(RECORD)
 
     assert desk.saved.version == 11
     assert desk.saved.run_id == "ours"
     desk.acknowledge(12)
-    desk.commit.finish(RECORD)
+    desk.commit.save(RECORD)
     assert desk.saved.version == 12
 
 
@@ -237,7 +238,7 @@ def test_r13_a_race_that_is_lost_between_the_two_looks_is_lost(desk: Desk) -> No
     desk.store.before_save.extend([lambda: None, lambda: None, lambda: desk.store.put(FOREIGN)])
     desk.acknowledge(11)
     with pytest.raises(Superseded, match="foreign"):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
 
     assert desk.store.values[-1] == FOREIGN
 
@@ -248,7 +249,7 @@ def test_a_store_that_stays_away_is_given_up_in_time(desk: Desk) -> None:
     desk.store.before_save.extend([lambda: desk.clock.jump(5)] * 5)
     desk.acknowledge(11)
     with pytest.raises(Unavailable):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
 
     assert desk.commit.moved
 
@@ -260,7 +261,7 @@ def test_r19_a_store_that_hangs_is_given_up_in_time() -> None:
         store.otherwise = Save.HANGS
         commit = Commit(store, None, START, run_id="ours", elapsed=lambda: next(seconds, 100.0), now=lambda: "")
         with pytest.raises(Unavailable):
-            commit.finish(RECORD)
+            commit.save(RECORD)
 
         assert {thread.daemon for thread in threading.enumerate() if thread.name == "save"} == {True}
 
@@ -271,14 +272,14 @@ def test_a_first_save_must_be_the_first() -> None:
     commit = Commit(store, None, START, run_id="ours", elapsed=Clock(), now=lambda: "")
     store.put(FOREIGN)
     with pytest.raises(Superseded):
-        commit.finish(RECORD)
+        commit.save(RECORD)
     assert store.values == [FOREIGN]
 
 
 def test_only_the_last_hundred_runs_are_kept(desk: Desk) -> None:
     """The record does not grow for ever."""
     for _ in range(codec.KEPT_RUNS + 5):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
     assert len(desk.saved.runs) == codec.KEPT_RUNS
 
 
@@ -293,5 +294,5 @@ def test_what_a_person_must_mend_ends_the_save(desk: Desk) -> None:
 
     desk.store.before_save.extend([forbidden] * 3)
     with pytest.raises(ActionNeeded):
-        desk.commit.finish(RECORD)
+        desk.commit.save(RECORD)
     assert tries == [1]

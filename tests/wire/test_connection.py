@@ -44,7 +44,8 @@ class Pod:
         """Catch up, in this process: only the command looks for these files where a kubelet puts them."""
         connection = from_pod(self.environment, self.files)
         sink, store = Address("file", str(self.sink_file.path)), Address("file", str(self.checkpoint))
-        scope = Scope("bed", RESOURCE, connection.namespace, "", str(sink))
+        assert connection.namespace == self.namespace
+        scope = Scope("bed", RESOURCE, self.namespace, "", str(sink))
         settings = Settings(scope, parse_resource(RESOURCE), Selector(), sink, store, timedelta())
         deadline = Deadline(settings.window)
         ports = Ports(wiring.source(settings, connection, deadline), wiring.sink(settings), wiring.store(settings))

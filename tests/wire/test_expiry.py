@@ -213,6 +213,47 @@ def test_r4_an_object_that_can_no_longer_be_read_restarts_the_listing(
     assert last_states(outcome.messages) == {"w-0007": changed["metadata"]["resourceVersion"]}
 
 
+def test_r2_a_changed_object_is_read_as_the_listing_had_it(
+    *, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, create_many: CreateMany
+) -> None:
+    """An object that changes again before it is read is told at the listing's version, and then at the later one."""
+    create_many(namespace, 12)
+    proxied.run("--window=0s", "--initial=skip", proxied.checkpoint)
+    listed = cluster.patch(namespace, "w-0007", {"metadata": {"labels": {"a": "b"}}})
+    later = []
+    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
+    between = proxy.inject(
+        on=exact(),
+        fault=Hook(lambda: later.append(cluster.patch(namespace, "w-0007", {"metadata": {"labels": {"a": "c"}}}))),
+    )
+
+    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    resumed = proxied.run("--window=0s", proxied.checkpoint)
+
+    assert (outcome.code, between.fired, resumed.code, gaps(resumed.messages)) == (0, 1, 0, [])
+    assert ids(outcome.messages) == [id_of(listed)]
+    assert ids(resumed.messages) == [id_of(thing) for thing in later]
+
+
+def test_r3_who_takes_over_a_name_is_told_after_the_deletion_of_who_had_it(
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+) -> None:
+    """Between a deletion and a new object of the same name the order holds, in a watch as in a listing."""
+    old = cluster.create(namespace, "reborn")
+    proxied.run("--window=0s", proxied.checkpoint)
+    cluster.delete(namespace, "reborn")
+    second = cluster.create(namespace, "reborn")
+    watched = proxied.run("--window=0s", proxied.checkpoint)
+    cluster.delete(namespace, "reborn")
+    third = cluster.create(namespace, "reborn")
+    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
+
+    listed = proxied.run("--window=0s", proxied.checkpoint)
+
+    assert ids(watched.messages) == [f"{old['metadata']['uid']}/deleted", id_of(second)]
+    assert ids(listed.messages) == [f"{second['metadata']['uid']}/deleted", id_of(third)]
+
+
 def test_r4_three_listings_are_enough(proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str) -> None:
     """A run that is refused again and again gives up after three listings, saves what it told, and exits with 75."""
     cluster.create(namespace, "a")
