@@ -59,6 +59,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     epoch: int = 0
     version: int = 0
     listed: int = 0
+    listed_for: str = ""
+    """Why that listing was begun: the reason of its gap, empty where there is none."""
     announced: int = 0
     """Up to here nothing is left to be announced by a gap message; the next one begins here, or at `version`."""
     inventory: dict[str, Known] = msgspec.field(default_factory=dict)
@@ -81,6 +83,7 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     epoch: Annotated[int, msgspec.Meta(ge=0)]
     resourceVersion: str  # noqa: N815 - Kubernetes' own spelling, as a reader expects it
     listed: str
+    listed_for: str
     announced: str
     run_id: str
     sequence: int
@@ -109,6 +112,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         epoch=checkpoint.epoch,
         resourceVersion=str(checkpoint.version),
         listed=str(checkpoint.listed),
+        listed_for=checkpoint.listed_for,
         announced=str(checkpoint.announced),
         run_id=checkpoint.run_id,
         sequence=checkpoint.sequence,
@@ -142,6 +146,7 @@ def decode(data: bytes) -> Checkpoint:
             epoch=stored.epoch,
             version=_version(stored.resourceVersion),
             listed=_version(stored.listed),
+            listed_for=stored.listed_for,
             announced=_version(stored.announced),
             inventory={
                 uid: Known(namespace, name, _version(version), phase, deleted, told)

@@ -35,8 +35,7 @@ def set_up(log_format: LogFormat) -> None:
     handler.setFormatter(_Json() if log_format is LogFormat.JSON else _Console())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("job").setLevel(logging.INFO)
-    # A signal may come while a line is written. The run notes it all the same; nobody needs logging's own traceback.
-    logging.raiseExceptions = False
+    logging.captureWarnings(capture=True)
 
 
 def json_line(severity: str, event_name: str, message: str, **fields: object) -> str:

@@ -24,6 +24,7 @@ EXAMPLE = Checkpoint(
     epoch=1,
     version=2**64 + 1,
     listed=294,
+    listed_for="expired",
     announced=263,
     inventory={
         "0da85475-868d-4978-80e0-b7d3b6ab5167": Known("argo", "steps", 1104, "Running"),

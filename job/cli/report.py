@@ -48,7 +48,7 @@ def _leave(line: str) -> None:
     if not named and not path.exists():
         return
     try:
-        path.write_bytes(line.encode()[:_MOST_BYTES])
+        path.write_text(line.encode()[:_MOST_BYTES].decode(errors="ignore"))
     except OSError as error:  # the run is over and well; its message was printed above
         _say(json_line("WARNING", "termination.unwritten", f"{path} cannot be written: {error}"))
 

@@ -64,6 +64,8 @@ def run(
             current = _probe(settings, ports.source, saved)
     except Stopped:
         summary.notes.append("A signal ended it before it began.")
+    except CheckpointUnusable as error:
+        summary.error = CheckpointUnusable(f"the checkpoint {settings.checkpoint} must not be used: {error}")
     except WatcherError as error:
         summary.error = error
     else:
@@ -88,12 +90,8 @@ def _decoded(stored: Stored | None, settings: Settings) -> Checkpoint | None:
     """The checkpoint, fit for this scope."""
     if stored is None:
         return None
-    try:
-        saved = codec.decode(stored.data)
-        resume.check_scope(saved.scope, settings.scope)
-    except CheckpointUnusable as error:
-        message = f"the checkpoint {settings.checkpoint} must not be used: {error}"
-        raise CheckpointUnusable(message) from error
+    saved = codec.decode(stored.data)
+    resume.check_scope(saved.scope, settings.scope)
     return saved
 
 

@@ -60,6 +60,7 @@ class Ledger:
         """How often the cluster was rewound."""
         self.version = start.version
         self.listed = start.listed
+        self.listed_for = start.listed_for
         self.announced = start.announced
         self.moves = 0
         """Goes up with every effect: tells whether there is anything to save."""
@@ -110,11 +111,12 @@ class Ledger:
         with self._lock:
             return dict(self._inventory)
 
-    def foresee(self, new: dict[str, Known], listed: int, announced: int) -> None:
+    def foresee(self, new: dict[str, Known], *, listed: int, listed_for: str, announced: int) -> None:
         """Enter what a listing is about to tell of. Nothing is in flight."""
         with self._lock:
             self._inventory |= new
-            self.listed = listed or self.listed
+            if listed:
+                self.listed, self.listed_for = listed, listed_for
             self.announced = announced or self.announced
             self.moves += 1
 
@@ -135,6 +137,7 @@ class Ledger:
                 epoch=self.epoch,
                 version=self.version,
                 listed=self.listed,
+                listed_for=self.listed_for,
                 announced=self.announced,
                 inventory=dict(self._inventory),
                 audited_at=self._audited_at,

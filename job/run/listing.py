@@ -117,8 +117,10 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -
         resume.check_mass_deletion(known, _deletions(parts) + len(gone))
     # Versions of two epochs are not comparable.
     lost = reason if reason is Reason.REWOUND or version != start else None
+    if lost is Reason.INTERRUPTED and session.ledger.listed_for:
+        lost = Reason(session.ledger.listed_for)  # this listing takes the place of that one, and so does its gap
     if lost or session.first or gone or any(part.differences for part in parts):
-        session.foresee(_new(parts), listed=version, announced=0 if lost else version)
+        session.foresee(_new(parts), listed=version, listed_for=lost, announced=0 if lost else version)
     if lost:
         session.announce(lost, start, version, since=session.since)
     _tell(session, parts, gone, listed=version)

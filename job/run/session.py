@@ -88,7 +88,9 @@ class Session:
         self.publisher.put(self._envelope.gap(gap), Effect(announced=end, counted=("gap", "inferred")))
         self.settle()
 
-    def foresee(self, new: Iterable[Object], *, listed: int = 0, announced: int = 0) -> None:
+    def foresee(
+        self, new: Iterable[Object], *, listed: int = 0, listed_for: Reason | None = None, announced: int = 0
+    ) -> None:
         """Save what a listing is about to tell of, before it does (R17). Nothing is in flight.
 
         A run that is killed while it publishes a listing leaves objects told that no save knows. If they are gone when
@@ -96,7 +98,7 @@ class Session:
         """
         entries = {thing.uid: Known(thing.namespace, thing.name, 0, told=False) for thing in new}
         self.seen |= entries
-        self.ledger.foresee(entries, listed, announced)
+        self.ledger.foresee(entries, listed=listed, listed_for=listed_for or "", announced=announced)
         self.commit.save()
 
     def rewind(self) -> None:

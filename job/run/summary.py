@@ -79,7 +79,7 @@ class Summary:
     def _beginning(self) -> str:
         age = f", {self.age_seconds:.0f} s old" if self.age_seconds is not None else ""
         known = {
-            FIRST: "First run: published what exists, then watched",
+            FIRST: "First run: listed what exists, then watched",
             SKIPPED: f"First run: skipped what exists, watched from {self.version_from}",
             PINNED: f"Started at {self.version_from}, as asked",
             RESUMED: f"Resumed from {self.version_from}{age}",

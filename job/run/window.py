@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from job.change import Reason
 from job.checkpoint import Checkpoint
-from job.errors import ActionNeeded, OutOfTime, Stopped, WatcherError
+from job.errors import OutOfTime, Stopped, TemporaryError
 from job.logs import event
 from job.ports import Query
 from job.run import listing, resume
@@ -140,7 +140,7 @@ class Window:
     def _interrupted(self, ended: Ended) -> None:
         """Before watching again: is it still the same history? A version of the future would be watched in silence."""
         session = self._session
-        if ended.error and not isinstance(ended.error, WatcherError):
+        if ended.error and (not isinstance(ended.error, TemporaryError) or not ended.opened):
             raise ended.error
         log.info(
             "The watch ended early (%s); watching again from %d",
@@ -148,8 +148,6 @@ class Window:
             session.position,
             extra=event("watch.ended", version=session.position, error=ended.error and str(ended.error)),
         )
-        if isinstance(ended.error, ActionNeeded) or (ended.error and not ended.opened):
-            raise ended.error
         if session.deadline.watch_left < SHORTEST:
             return
         session.commit.tick()

@@ -6,7 +6,9 @@ The official client is imported only for a kubeconfig, whose logins, plug-ins an
 
 from __future__ import annotations
 
+import logging
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,10 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
-from job.errors import ActionNeeded, UsageError
+from job.errors import ActionNeeded, Unauthorized, UsageError
+from job.logs import event
+
+log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 5.0
@@ -93,6 +98,11 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         load_kube_config(files, context, configuration, persist_config=False)
         merged = KubeConfigMerger(files).config
         chosen = merged["contexts"].get_with_name(context or merged["current-context"])["context"]
+        user = chosen.safe_get("user")
+        login = merged["users"].get_with_name(user)["user"] if user else {}
+        trusted = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        if configuration.cert_file:
+            trusted.load_cert_chain(configuration.cert_file, configuration.key_file)
         connection = Connection(
             host=configuration.host.rstrip("/"),
             pool=RESTClientObject(configuration).pool_manager,
@@ -116,6 +126,12 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
     if not connection.host:
         message = f"the kubeconfig {files} names no server for the cluster {connection.cluster}"
         raise UsageError(message)
+    if "exec" in login and not (connection.authorization() or configuration.cert_file):
+        message = f"the log-in plug-in of user {user} in the kubeconfig {files} gave no credentials: log in again"
+        raise Unauthorized(message)
+    if not configuration.verify_ssl:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        log.warning("The certificate of %s is not verified", connection.host, extra=event("api.unverified"))
     return connection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Self
 
@@ -85,7 +86,12 @@ class Scene:
         self.deadline = Deadline(settings.window, self.clock, self.clock.jump)
         self._started += 1
         self.sink.connect()
-        summary = run(settings, ports, self.deadline, run_id=f"run-{self._started}", now=self.clock.now)
+        try:
+            summary = run(settings, ports, self.deadline, run_id=f"run-{self._started}", now=self.clock.now)
+        finally:
+            for thread in threading.enumerate():
+                if thread.name == "save":  # a process that is killed has no thread left that saves
+                    thread.join(timeout=5)
         self.runs.append(summary)
         return summary
 
