@@ -178,6 +178,10 @@ class Commit:
         """Whether anything was acknowledged that is not saved."""
         return self.ledger.moves != self._saved_moves
 
+    def date(self, version: int, current_at: str) -> None:
+        """Note when `version`, about to be acknowledged, was last known to be the present."""
+        self._saved_version, self._current_at = version, current_at
+
     def tick(self) -> None:
         """Save in the background if there is something new and the last save is long enough ago.
 

@@ -57,7 +57,8 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
         if not rewound:
             start = max(session.ledger.version, session.ledger.announced)
         if reason is Reason.REWOUND and not rewound:
-            session.rewind()
+            if start:  # else an earlier run has begun the epoch, and told nothing in it
+                session.rewind()
             rewound = True
         elif reason is None and any(entry.told for entry in session.seen.values()):
             reason = Reason.INTERRUPTED  # a first listing that has to begin again, after it has told something

@@ -26,7 +26,7 @@ def check_scope(found: Scope, wanted: Scope) -> None:
     for name in Scope.__struct_fields__:
         theirs, ours = getattr(found, name), getattr(wanted, name)
         if theirs != ours:
-            nothing = "(all)" if name == "namespace" else "(none)"
+            nothing = "all namespaces" if name == "namespace" else "(none)"
             message = (
                 f"it belongs to {name} {theirs or nothing}, and this run has {ours or nothing}; "
                 "use another --checkpoint for this scope, or remove that one to publish everything from the beginning"

@@ -127,6 +127,7 @@ class Window:
         )
         if session.position != self._begun_at:
             session.since = timestamp(session.now())
+            session.commit.date(session.position, session.since)
         elif session.summary.start == RESUMED:
             session.summary.start = reason.value
         with session.deadline.interruptible():

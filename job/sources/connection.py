@@ -127,7 +127,9 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         message = f"the kubeconfig {files} names no server for the cluster {connection.cluster}"
         raise UsageError(message)
     if "exec" in login and not (connection.authorization() or configuration.cert_file):
-        message = f"the log-in plug-in of user {user} in the kubeconfig {files} gave no credentials: log in again"
+        message = (
+            f"the log-in plug-in {login['exec']['command']} of the kubeconfig {files} gave no credentials: log in again"
+        )
         raise Unauthorized(message)
     if not configuration.verify_ssl:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)

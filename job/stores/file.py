@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -50,13 +51,14 @@ class FileStore:
 
     def _replace(self, data: bytes) -> None:
         # One fixed name, under the lock: what a killed run left of it is written over.
-        written = self._path.with_name(f".{self._path.name}.new")
+        path = self._path.resolve()
+        written = path.with_name(f".{path.name}.new")
         try:
             with written.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            written.replace(self._path)
+            written.replace(path)
         except BaseException:
             with suppress(OSError):
                 written.unlink()
@@ -88,4 +90,4 @@ def _translated(path: Path) -> Iterator[None]:
         raise ActionNeeded(message) from error
     except OSError as error:
         message = f"the checkpoint {path} cannot be read or written: {error.strerror}"
-        raise Unavailable(message) from error
+        raise (ActionNeeded if error.errno == errno.EROFS else Unavailable)(message) from error

@@ -70,7 +70,7 @@ def test_a_first_run_says_so(program: Program, namespace: str) -> None:
     summary = program.run("--window=0s", program.checkpoint).summary
 
     assert (summary["start"], summary["age_seconds"], summary["listings"]) == ("first", None, 1)
-    assert summary["message"].startswith("First run: published what exists")
+    assert summary["message"].startswith("First run: listed what exists")
 
 
 def test_every_run_is_recorded_in_the_checkpoint(program: Program, namespace: str) -> None:

@@ -118,7 +118,7 @@ def exact(path: str = "") -> Matcher:
     return Matcher("exact", path, lambda request: request.list and request.query.get("resourceVersionMatch") == "Exact")
 
 
-def status(  # noqa: PLR0913 -- the fields of a Kubernetes Status
+def status(
     code: int,
     reason: str,
     message: str,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from job import checkpoint as codec
 from job.change import Kind
 from job.checkpoint import Checkpoint
-from job.message import GAP, Message
+from job.message import Message
 from tests.fakes.source import Write
 from tests.run.scene import Scene
 
@@ -77,15 +77,11 @@ def ahead(scene: Scene, data: bytes) -> list[str]:
 def ambiguous(messages: list[Message]) -> list[str]:
     """P3: ids that stand for two contents.
 
-    A deletion that was only inferred may say less than one that was seen. A gap that is announced again, by the run
-    after one that was killed, may be known in another way and from another time on, but is the same gap.
+    A deletion that was only inferred may say less than one that was seen.
     """
     contents: dict[str, set[bytes]] = defaultdict(set)
     for message in messages:
         schema, data = message.attributes["dataschema"], message.data
-        if schema == GAP:
-            gap = json.loads(data)
-            data = repr([gap[member] for member in ("from", "to", "missing")]).encode()
         contents[f"{message.id} {schema}"].add(data)
     return [name for name, found in contents.items() if len(found) > 1]
 

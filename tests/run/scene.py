@@ -89,8 +89,9 @@ class Scene:
         try:
             summary = run(settings, ports, self.deadline, run_id=f"run-{self._started}", now=self.clock.now)
         finally:
-            for thread in threading.enumerate():
-                if thread.name == "save":  # a process that is killed has no thread left that saves
+            # A process that is killed has no thread left that saves.
+            for thread in set(threading.enumerate()) - {threading.current_thread()}:
+                if thread.name == "save":
                     thread.join(timeout=5)
         self.runs.append(summary)
         return summary

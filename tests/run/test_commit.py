@@ -116,7 +116,7 @@ def test_the_version_and_the_inventory_move_together(desk: Desk) -> None:
 def test_r17_what_a_listing_is_about_to_tell_of_is_saved_first(desk: Desk) -> None:
     """The version stays where it was, and `listed` says that it must not be watched from (R1)."""
     foreseen = Known("argo", "new", 0, told=False)
-    desk.commit.ledger.foresee({"new": foreseen}, 20, 0)
+    desk.commit.ledger.foresee({"new": foreseen}, listed=20, listed_for="", announced=0)
     desk.commit.save()
 
     assert (desk.saved.version, desk.saved.listed) == (10, 20)

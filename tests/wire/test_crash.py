@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 
+from job.run.listing import WHOLE_PAGE
 from tests.bed.cluster import Cluster
 from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, watches
 from tests.program import Program
 from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states
 
-_PAGE_OF_WHOLE_OBJECTS = 50
 _LONGER_THAN_BETWEEN_SAVES = timedelta(seconds=25)
 
 
@@ -21,12 +21,12 @@ def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
     """After a kill -9 in mid-listing the next run tells everything, and what was told before under the same ids."""
     gone = cluster.create(namespace, "gone")
     proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
-    objects = create_many(namespace, _PAGE_OF_WHOLE_OBJECTS + 10)
+    objects = create_many(namespace, WHOLE_PAGE + 10)
     cluster.delete(namespace, "gone")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
     with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
-        sink_file.wait_for(lambda messages: len(ids(messages)) > _PAGE_OF_WHOLE_OBJECTS, "the first page to be stored")
+        sink_file.wait_for(lambda messages: len(ids(messages)) > WHOLE_PAGE, "the first page to be stored")
         proxy.wait_fired(stalled)
         running.send(signal.SIGKILL)
         running.process.wait()
@@ -36,7 +36,7 @@ def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
 
     new = [id_of(thing) for thing in objects]
     assert (outcome.code, outcome.summary["start"]) == (0, "interrupted")
-    assert stored == [id_of(gone), *new[:_PAGE_OF_WHOLE_OBJECTS]]
+    assert stored == [id_of(gone), *new[:WHOLE_PAGE]]
     assert ids(sink_file.messages) == [*stored, *new, f"{gone['metadata']['uid']}/deleted"]
     assert _same_data_under_one_id(sink_file)
 
@@ -45,10 +45,10 @@ def test_r17_what_a_killed_listing_told_is_not_forgotten(
     *, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile, create_many: CreateMany
 ) -> None:
     """An object that a killed run told from a listing, and that is gone by the next run, is told deleted by that."""
-    objects = create_many(namespace, _PAGE_OF_WHOLE_OBJECTS + 1)
+    objects = create_many(namespace, WHOLE_PAGE + 1)
     stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
     with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
-        sink_file.wait_for(lambda messages: len(messages) == _PAGE_OF_WHOLE_OBJECTS, "the first page to be stored")
+        sink_file.wait_for(lambda messages: len(messages) == WHOLE_PAGE, "the first page to be stored")
         proxy.wait_fired(stalled)
         running.send(signal.SIGKILL)
         running.process.wait()

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import pytest
 
+from job.run.listing import WHOLE_PAGE
 from tests.bed.cluster import Cluster
 from tests.bed.waiting import wait_until
 from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, first_pages, watches
@@ -21,7 +22,6 @@ from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, Log, Message, SinkFile, acknowledged, edit_checkpoint, gaps, id_of, ids
 
 BOTH = [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT")]
-_PAGE_OF_WHOLE_OBJECTS = 50
 
 
 @pytest.mark.parametrize("number", BOTH)
@@ -54,11 +54,11 @@ def test_r1_a_signal_in_mid_relist_saves_the_published_part(
     """A run stopped in the middle of a listing saves its part of it, and the next run lists again for the rest."""
     proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
     before = proxied.saved
-    objects = create_many(namespace, _PAGE_OF_WHOLE_OBJECTS + 10)
+    objects = create_many(namespace, WHOLE_PAGE + 10)
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
     with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
-        sink_file.wait_for(lambda messages: len(ids(messages)) == _PAGE_OF_WHOLE_OBJECTS, "the first page to be stored")
+        sink_file.wait_for(lambda messages: len(ids(messages)) == WHOLE_PAGE, "the first page to be stored")
         proxy.wait_fired(stalled)
         running.send(signal.SIGTERM)
         outcome = running.finish(SOON)
@@ -69,10 +69,10 @@ def test_r1_a_signal_in_mid_relist_saves_the_published_part(
     later = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
 
     assert (outcome.code, outcome.summary["saved"]) == (0, True)
-    assert (stopped_at.version, len(told)) == (before.version, _PAGE_OF_WHOLE_OBJECTS)
+    assert (stopped_at.version, len(told)) == (before.version, WHOLE_PAGE)
     assert stopped_at.listed > stopped_at.version
     assert (later.code, later.summary["start"]) == (0, "interrupted")
-    assert stored == [id_of(thing) for thing in objects[:_PAGE_OF_WHOLE_OBJECTS]]
+    assert stored == [id_of(thing) for thing in objects[:WHOLE_PAGE]]
     assert ids(sink_file.messages) == [id_of(thing) for thing in objects]
     assert str(before.version) not in [request.query.get("resourceVersion") for request in proxy.requests[seen:]]
 
