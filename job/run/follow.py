@@ -30,9 +30,8 @@ def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None
             return None
         if ended := reader.ended:
             return ended
-        if (
-            not session.deadline.stopped and not session.deadline.left()
-        ):  # a proxy that knows no timeoutSeconds, or a dead peer
+        overdue = not session.deadline.left()  # a proxy that knows no timeoutSeconds, or a dead peer
+        if overdue and not session.deadline.stopped:
             return Ended(opened=True, frames=True, early=False)
 
 

@@ -125,8 +125,8 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -
     if lost:
         session.announce(lost, start, version, since=session.since)
     _tell(session, parts, gone, listed=version)
-    now = timestamp(session.now())
-    session.enter(Effect(version=version, audited_at=now, identity=session.identity))
+    session.since = timestamp(session.now())
+    session.enter(Effect(version=version, audited_at=session.since, identity=session.identity))
     session.ledger.acknowledge()
     session.position = version
 
@@ -165,6 +165,8 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
         if session.settings.selector.matches(thing.labels)
     }
     now = timestamp(session.now())
+    session.since = "" if query.at else now  # nobody knows when an older version was the present
+    session.commit.date(version, session.since)
     session.enter(Effect(version=version, inventory=dict(session.seen), audited_at=now))
     session.ledger.acknowledge()
     session.commit.save()

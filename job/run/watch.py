@@ -53,7 +53,7 @@ class Ended:
 
 
 class Reader:
-    """One watch, read in a thread of its own. A context manager: leaving it ends the watch."""
+    """One watch, read in a thread of its own."""
 
     def __init__(self, source: Source, version: int, seconds: int) -> None:
         self.version = version
@@ -69,12 +69,10 @@ class Reader:
         self._stream: Stream | None = None
         self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Begin to read."""
         self._thread.start()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def take(self, timeout: float) -> list[bytes]:
         """All frames that have come; waits up to `timeout` seconds for the first."""

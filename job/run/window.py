@@ -98,7 +98,7 @@ class Window:
         seconds = SHORTEST if self._target else min(LONGEST, max(SHORTEST, round(left)))
         self._session.summary.watches += 1
         self._reader_began = version
-        self._reader = Reader(self._session.source, version, seconds).__enter__()
+        self._reader = Reader(self._session.source, version, seconds).start()
 
     def close(self) -> None:
         """End the watch that is open, if one is."""
