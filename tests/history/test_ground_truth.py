@@ -75,8 +75,10 @@ def test_an_api_server_restart_in_mid_run_costs_no_last_state_and_no_deletion(
     messages = stored(watched.sink)
 
     assert watched.starts == ["first", "resumed", "resumed"]
-    assert [message["data"]["reason"] for message in gaps(messages)] == ["expired"]
+    assert [message["data"]["reason"] for message in gaps(messages)] in (["expired"], [])
     assert wrong_ends(writers.truth, messages) == []
+    # A server that was killed between two writes comes back at the version that was read last: then nothing is lost.
+    assert gaps(messages) or untold_versions(writers.truth, messages) == []
 
 
 def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, namespace: str) -> None:
