@@ -79,6 +79,7 @@ def docs(session: nox.Session) -> None:
     """Write the generated parts of the documentation anew."""
     install(session)
     session.run("python", "-m", "docs.generate")
+    session.run("python", "-m", "cogapp", "-I", ".", "-r", "README.md")
 
 
 @nox.session
