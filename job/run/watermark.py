@@ -10,36 +10,36 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-Effect = TypeVar("Effect")
+Consequence = TypeVar("Consequence")
 
 
-class Position(Generic[Effect]):
+class Position(Generic[Consequence]):
     """A place in the stream."""
 
     __slots__ = ("done", "effect")
 
-    def __init__(self, effect: Effect, *, done: bool) -> None:
+    def __init__(self, effect: Consequence, *, done: bool) -> None:
         self.effect = effect
         self.done = done
 
 
-class Watermark(Generic[Effect]):
+class Watermark(Generic[Consequence]):
     """The line below which everything is done."""
 
     def __init__(self) -> None:
-        self._open: deque[Position[Effect]] = deque()
+        self._open: deque[Position[Consequence]] = deque()
 
     def __len__(self) -> int:
         """How many positions are not below the line."""
         return len(self._open)
 
-    def enter(self, effect: Effect, *, done: bool = False) -> Position[Effect]:
+    def enter(self, effect: Consequence, *, done: bool = False) -> Position[Consequence]:
         """The next position; `done` at once where nothing has to be stored for it."""
         position = Position(effect, done=done)
         self._open.append(position)
         return position
 
-    def rise(self, done: Iterable[Position[Effect]] = ()) -> Iterator[Effect]:
+    def rise(self, done: Iterable[Position[Consequence]] = ()) -> Iterator[Consequence]:
         """Mark positions as done; gives the effects that are now below the line, in order."""
         for position in done:
             position.done = True
