@@ -184,7 +184,8 @@ class KubernetesSource:
             pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
-                response = self._connection.get(path, parameters, accept, read_seconds)
+                silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, self._patience.left()))
+                response = self._connection.get(path, parameters, accept, silence)
                 self._answered = True
                 status = response.status
                 if status == HTTPStatus.OK or status in accepted:
