@@ -42,7 +42,8 @@ def exit_codes() -> str:
 def _causes(code: ExitCode) -> list[type[WatcherError]]:
     """Find the errors that a group of them stands for."""
     found = [thing for thing in vars(errors).values() if inspect.isclass(thing) and issubclass(thing, WatcherError)]
-    return [error for error in found if error.exit_code is code and error.__base__ is not WatcherError]
+    groups = (Exception, WatcherError)
+    return [error for error in found if error.exit_code is code and error.__base__ not in groups]
 
 
 def _summary(error: type[WatcherError]) -> str:
