@@ -45,8 +45,9 @@ class Truth:
 
 
 def stored(file: Path) -> list[Message]:
-    """The messages of a `file:` sink."""
-    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+    """The messages of a `file:` sink; a line that is being written, or was when a run was killed, is none yet."""
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def gaps(messages: list[Message]) -> list[Message]:
