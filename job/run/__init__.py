@@ -155,7 +155,7 @@ def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
     """Wait for what is in flight, 10 s at most after a signal; what stays behind is published by the next run."""
     try:
         session.settle()
-    except Stopped:
+    except Stopped:  # ends with what is acknowledged by then
         return error
     except WatcherError as failed:
         return error or failed

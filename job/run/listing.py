@@ -57,7 +57,7 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
         if not rewound:
             start = max(session.ledger.version, session.ledger.announced)
         if reason is Reason.REWOUND and not rewound:
-            if start:  # else an earlier run has begun the epoch, and told nothing in it
+            if start or session.ledger.listed:  # else an earlier run has begun the epoch, and listed nothing in it
                 session.rewind()
             rewound = True
         elif reason is None and any(entry.told for entry in session.seen.values()):

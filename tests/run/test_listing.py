@@ -503,3 +503,14 @@ def test_an_object_that_the_server_lists_and_does_not_give_is_not_skipped(scene:
 
     assert summary.exit_code == ExitCode.TEMPORARY
     assert scene.saved.version < version
+
+
+def test_r9_a_cluster_that_is_rewound_again_before_the_first_gap_begins_another_epoch(scene: Scene) -> None:
+    """A listing that was foreseen in an epoch, and never told, does not keep a second rewind from being told."""
+    scene.cluster.create("a")
+    scene.save(0, epoch=1, listed=10_000, listed_for="rewound")
+
+    summary = scene.run()
+
+    assert (summary.exit_code, scene.saved.epoch) == (0, 2)
+    assert scene.told() == [("gap", "argo", "inferred"), ("added", "a", "inferred")]
