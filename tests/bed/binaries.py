@@ -1,7 +1,8 @@
 """Finds the servers' programs, or builds them once from the pinned Go modules; also the CRDs of Argo Workflows.
 
-`python -m tests.bed.binaries` does all of it and prints where each came from. The order is: BED_KUBE_APISERVER and
-BED_ETCD; the folder KUBEBUILDER_ASSETS, where setup-envtest puts the same two programs; PATH; the cache; a build.
+`python -m tests.bed.binaries` does all of it and prints where each came from. The order is: BED_ and the program's
+name, as in BED_KUBE_APISERVER; the folder KUBEBUILDER_ASSETS, where setup-envtest puts etcd and kube-apiserver; PATH;
+the cache; a build.
 """
 
 import hashlib
@@ -10,7 +11,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,14 @@ from tests.bed.go import go, go_environment
 _log = logging.getLogger(__name__)
 
 _BED = Path(__file__).parent
-_PACKAGES = {"kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver", "etcd": "go.etcd.io/etcd/server/v3"}
+_CLOUD = _BED / "cloud"
+_PACKAGES = {
+    "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
+    "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
+    "pstest": (_CLOUD, "./pstest"),
+    "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
+}
+"""Each program, the module that pins it, and the package in it."""
 # Without these the server calls itself v0.0.0-master+$Format at /version, and clients take decisions by that.
 _VERSION = {
     "gitVersion": "v1.37.2",
@@ -54,6 +61,16 @@ def kube_apiserver() -> Binary:
 def etcd() -> Binary:
     """Find or build the program of etcd."""
     return _find("etcd")
+
+
+def pstest() -> Binary:
+    """Find or build the Pub/Sub server that Google's Go client is tested with."""
+    return _find("pstest")
+
+
+def fake_gcs_server() -> Binary:
+    """Find or build fsouza's Google Cloud Storage."""
+    return _find("fake-gcs-server")
 
 
 def argo_crds() -> list[Path]:
@@ -91,16 +108,18 @@ def _from_path(name: str) -> Binary | None:
 
 
 def _from_cache(name: str) -> Binary:
+    module, package = _PACKAGES[name]
+
     def build(target: Path) -> None:
         run_with_progress(
-            go("build", *_FLAGS, "-o", str(target), _PACKAGES[name]),
+            go("build", *_FLAGS, "-o", str(target), package),
             name,
-            note="this is done once, and takes 3 to 8 minutes when Go has nothing in its cache",
-            cwd=_BED,
+            note="this is done once, and takes up to 8 minutes when Go has nothing in its cache",
+            cwd=module,
             env=go_environment(),
         )
 
-    return Binary(built_once(cache_folder() / _key(_BED) / name, build), "built from the pinned module")
+    return Binary(built_once(cache_folder() / _key(module) / name, build), "built from the pinned module")
 
 
 def _key(module: Path) -> str:
@@ -108,6 +127,7 @@ def _key(module: Path) -> str:
     ingredients = [
         (module / "go.mod").read_bytes(),
         (module / "go.sum").read_bytes(),
+        *(source.read_bytes() for source in sorted(module.glob("*/*.go"))),
         " ".join(_FLAGS).encode(),
         f"{platform.system()}-{platform.machine()}".encode(),
     ]
@@ -131,10 +151,9 @@ def _copy_argo_crds(target: Path) -> None:
 
 def main() -> int:
     """Find or build everything and print where it came from."""
-    for find in (etcd, kube_apiserver):
+    for find in (etcd, kube_apiserver, pstest, fake_gcs_server):
         binary = find()
-        version = subprocess.run([binary.path, "--version"], capture_output=True, text=True, check=True).stdout
-        sys.stdout.write(f"{binary.path}  ({version.splitlines()[0]}; {binary.origin})\n")
+        sys.stdout.write(f"{binary.path}  ({binary.origin})\n")
     crds = argo_crds()
     sys.stdout.write(f"{crds[0].parent}  ({len(crds)} CRDs of Argo Workflows)\n")
     return 0
