@@ -88,7 +88,7 @@ class CheckpointUnusable(ActionNeeded):
 
 
 class Refused(ActionNeeded):
-    """The sink will never take these messages; `ids` are their ce-ids."""
+    """The sink will never take these messages; `ids` are their ce-ids, all of a batch where it does not say which."""
 
     def __init__(self, message: str, ids: Sequence[str]) -> None:
         super().__init__(message)

@@ -96,6 +96,17 @@ def structured(message: Message) -> bytes:
     return msgspec.json.encode({**message.attributes, "data": msgspec.Raw(message.data)})
 
 
+def binary(message: Message) -> dict[str, str]:
+    """The attributes of binary mode, as the Pub/Sub binding spells them; the data goes beside them as it is.
+
+    <https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>. Readers look for `content-type` or
+    for `ce-datacontenttype`: both are there.
+    """
+    attributes = {f"ce-{name}": value for name, value in message.attributes.items()}
+    attributes["content-type"] = message.attributes["datacontenttype"]
+    return attributes
+
+
 def _suffix(epoch: int) -> str:
     return f"~{epoch}" if epoch else ""
 

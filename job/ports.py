@@ -133,10 +133,14 @@ class Sink(Protocol):
 
     limits: Limits
 
+    def open(self) -> None:
+        """Get ready, once, before the watch opens: find out what can be known without publishing, as credentials."""
+
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         """Return when every message is stored, in this order; `timeout` in seconds.
 
-        Raises `Unavailable` when it is unknown which of them were, and `Refused` when none were and some never will be.
+        One attempt. Raises `Unavailable` when it is unknown which of them were, and `Refused` when none were and some
+        never will be.
         Publishing the same messages again is allowed and may store them twice.
         """
 
@@ -156,11 +160,14 @@ class Stored(msgspec.Struct, frozen=True):
 class Store(Protocol):
     """Keeps one small value, outside the cluster that is watched."""
 
-    def load(self) -> Stored | None:
-        """The value, or None if there is none; unreadable is an error, never None."""
+    def open(self) -> None:
+        """Get ready, once, before the first load: find the credentials."""
+
+    def load(self, timeout: float) -> Stored | None:
+        """The value, or None if there is none; unreadable is an error, never None. One attempt of `timeout` seconds."""
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
-        """Replace the value that `replacing` names (None: there must be none) and return the new token.
+        """Replace the value that `replacing` names (None: there must be none) and return the new token. One attempt.
 
         Raises `Conflict`, and changes nothing, when another value is stored. After `Unavailable` it is unknown whether
         the value was replaced.

@@ -7,8 +7,8 @@ Every value has been read from an option or its environment variable by `job.cli
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -38,13 +38,29 @@ class Initial(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`scheme:path` or `scheme://path`, as a sink or a store is named."""
+    """`scheme:path`, or a URL, `scheme://path?option=value`, as a sink or a store is named."""
 
     scheme: str
     path: str
+    """With the two slashes of a URL."""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        options = "&".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.place}?{options}" if options else self.place
+
+    @property
+    def place(self) -> str:
+        """The address without its options, which say how to get there."""
         return f"{self.scheme}:{self.path}"
+
+    def allow(self, *names: str) -> None:
+        """Raise `UsageError` for an option of another name."""
+        for name in self.options:
+            if name not in names:
+                known = f"it has {' and '.join(names)}" if names else "it has none"
+                message = f"{self.scheme}: has no option {name!r} in {str(self)!r}; {known}"
+                raise UsageError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +129,35 @@ def parse_version(text: str) -> int:
     return int(text)
 
 
-def parse_sink(text: str, schemes: Iterable[str]) -> Address:
-    """`stdout:` or `file:PATH.jsonl`; a file's path is made absolute, so that it means the same in every folder."""
-    address = _address(text, "sink", schemes)
-    if address.scheme == "stdout" and address.path:
-        message = f"the sink {text!r} has something behind `stdout:`"
+def parse_address(text: str, what: str, schemes: Iterable[str]) -> Address:
+    """The address of a sink or a store of one of these schemes; what else it must be, its adapter knows."""
+    scheme, colon, path = text.partition(":")
+    known = sorted(schemes)
+    if not colon or scheme not in known:
+        message = f"the {what} {text!r} does not begin with {' or '.join(f'{name}:' for name in known)}"
         raise UsageError(message)
-    if address.scheme == "file" and not address.path.endswith(".jsonl"):
-        message = f"the sink {text!r} must name a file that ends in .jsonl, as in file:changes.jsonl"
-        raise UsageError(message)
-    return address
+    if not path.startswith("//"):
+        return Address(scheme, path)
+    path, _, query = path.partition("?")
+    options: dict[str, str] = {}
+    for option in filter(None, query.split("&")):
+        name, equals, value = option.partition("=")
+        if not equals or not value or name in options:
+            message = f"the {what} {text!r} has {option!r} behind the `?`, where name=value belongs, each name once"
+            raise UsageError(message)
+        options[name] = value
+    return Address(scheme, path, options)
 
 
-def parse_checkpoint(text: str, schemes: Iterable[str]) -> Address:
-    """`file:PATH`; one that ends in `/` is completed by `completed`."""
-    return _address(text, "checkpoint", schemes)
+def local_path(address: Address) -> str:
+    """The path in `file:PATH`. Raises `UsageError`."""
+    if address.path.startswith("//"):
+        message = f"{str(address)!r} is a path, not a URL with a host: write file:PATH"
+        raise UsageError(message)
+    if not address.path:
+        message = f"{str(address)!r} lacks a path"
+        raise UsageError(message)
+    return address.path
 
 
 def completed(address: Address, scope: Scope) -> Address:
@@ -136,11 +166,8 @@ def completed(address: Address, scope: Scope) -> Address:
         return address
     resource = parse_resource(scope.resource)
     hashed = f"-{sha256(scope.selector.encode()).hexdigest()[:8]}" if scope.selector else ""
-    return Address(
-        address.scheme,
-        f"{address.path}{quote(scope.cluster, safe='')}/{scope.namespace or '_all'}/"
-        f"{resource.group_resource}{hashed}.json.gz",
-    )
+    name = f"{quote(scope.cluster, safe='')}/{scope.namespace or '_all'}/{resource.group_resource}{hashed}.json.gz"
+    return replace(address, path=f"{address.path}{name}")
 
 
 def default_checkpoint(state_folder: PurePath, scope: Scope) -> Address:
@@ -160,19 +187,3 @@ def check_environment(names: Iterable[str], known: Iterable[str]) -> None:
         if name.startswith("WATCHER_") and name not in known and not _FROM_SERVICES.fullmatch(name):
             message = f"the environment variable {name} is unknown; the known ones are {', '.join(sorted(known))}"
             raise UsageError(message)
-
-
-def _address(text: str, what: str, schemes: Iterable[str]) -> Address:
-    scheme, colon, path = text.partition(":")
-    known = sorted(schemes)
-    if not colon or scheme not in known:
-        message = f"the {what} {text!r} does not begin with {' or '.join(f'{name}:' for name in known)}"
-        raise UsageError(message)
-    if scheme == "file":
-        if path.startswith("//"):
-            message = f"the {what} {text!r} is a path, not a URL with a host: write file:PATH"
-            raise UsageError(message)
-        if not path:
-            message = f"the {what} {text!r} lacks a path"
-            raise UsageError(message)
-    return Address(scheme, path)

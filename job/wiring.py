@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
+from job.credentials import GoogleCredentials
 from job.ports import Patience, Sink, Source, Store
 from job.settings import Address, Settings
 from job.sources.connection import Connection
 
 
-def _stdout_sink(_: Address) -> Sink:
+def _stdout_sink(address: Address, _: GoogleCredentials) -> Sink:
     from job.sinks.stdout import StdoutSink
 
-    return StdoutSink()
+    return StdoutSink.at(address)
 
 
-def _file_sink(address: Address) -> Sink:
+def _file_sink(address: Address, _: GoogleCredentials) -> Sink:
     from job.sinks.file import FileSink
 
-    return FileSink(Path(address.path))
+    return FileSink.at(address)
 
 
-def _file_store(address: Address) -> Store:
+def _pubsub_sink(address: Address, credentials: GoogleCredentials) -> Sink:
+    from job.sinks.pubsub import PubSubSink
+
+    return PubSubSink.at(address, credentials)
+
+
+def _file_store(address: Address, _: GoogleCredentials) -> Store:
     from job.stores.file import FileStore
 
-    return FileStore(Path(address.path))
+    return FileStore.at(address)
 
 
-SINKS: Mapping[str, Callable[[Address], Sink]] = {"stdout": _stdout_sink, "file": _file_sink}
-STORES: Mapping[str, Callable[[Address], Store]] = {"file": _file_store}
+def _gcs_store(address: Address, credentials: GoogleCredentials) -> Store:
+    from job.stores.gcs import GcsStore
+
+    return GcsStore.at(address, credentials)
 
 
-def sink(settings: Settings) -> Sink:
-    """The sink of a run."""
-    return SINKS[settings.sink.scheme](settings.sink)
+SINKS: Mapping[str, Callable[[Address, GoogleCredentials], Sink]] = {
+    "stdout": _stdout_sink,
+    "file": _file_sink,
+    "pubsub": _pubsub_sink,
+}
+STORES: Mapping[str, Callable[[Address, GoogleCredentials], Store]] = {"file": _file_store, "gs": _gcs_store}
 
 
-def store(settings: Settings) -> Store:
-    """The store of a run's checkpoint."""
-    return STORES[settings.checkpoint.scheme](settings.checkpoint)
+def sink(address: Address, credentials: GoogleCredentials) -> Sink:
+    """The sink of an address; nothing is opened yet. Raises `UsageError`."""
+    return SINKS[address.scheme](address, credentials)
+
+
+def store(address: Address, credentials: GoogleCredentials) -> Store:
+    """The store of a checkpoint's address; nothing is opened yet. Raises `UsageError`."""
+    return STORES[address.scheme](address, credentials)
 
 
 def source(settings: Settings, connection: Connection, patience: Patience) -> Source:

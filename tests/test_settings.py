@@ -10,25 +10,30 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from job import wiring
 from job.change import Resource
 from job.checkpoint import Scope
+from job.credentials import GoogleCredentials
 from job.errors import UsageError
+from job.ports import Sink, Store
+from job.run.deadline import Deadline
 from job.settings import (
     Address,
     check_environment,
     completed,
     default_checkpoint,
-    parse_checkpoint,
+    parse_address,
     parse_duration,
     parse_namespace,
     parse_resource,
-    parse_sink,
     parse_version,
     parse_window,
 )
 
 SCOPE = Scope("prod", "workflows.v1alpha1.argoproj.io", "argo", "", "stdout:")
-SINKS, STORES = ("stdout", "file"), ("file",)
+SCHEMES = {"stdout", "file", "pubsub", "gs"}
+NOBODY = GoogleCredentials(Deadline(timedelta()))
+"""Never asked."""
 
 
 @pytest.mark.parametrize(
@@ -139,32 +144,101 @@ def test_what_is_no_version_is_refused(text: str) -> None:
     [
         ("stdout:", Address("stdout", "")),
         ("file:changes.jsonl", Address("file", "changes.jsonl")),
-        ("file:/var/a:b.jsonl", Address("file", "/var/a:b.jsonl")),
+        ("file:/var/a:b?c.jsonl", Address("file", "/var/a:b?c.jsonl")),
+        ("gs://bucket/a/b.json.gz", Address("gs", "//bucket/a/b.json.gz")),
+        (
+            "pubsub://p/t?ordering=8&region=us-east1",
+            Address("pubsub", "//p/t", {"ordering": "8", "region": "us-east1"}),
+        ),
     ],
 )
-def test_a_sink_is_a_url(text: str, address: Address) -> None:
-    """A scheme, and what it needs."""
-    assert parse_sink(text, SINKS) == address
+def test_an_address_is_a_scheme_and_a_place_and_options(text: str, address: Address) -> None:
+    """What stands behind the `?` of a URL are options; a path may have one in it."""
+    assert parse_address(text, "sink", SCHEMES) == address
     assert str(address) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "stdout", "stdout:x", "file:", "file:changes.json", "file://host/changes.jsonl", "ftp:x", "changes.jsonl"],
+    ["", "stdout", "ftp:x", "changes.jsonl", "gs:b?a", "pubsub://p/t?a", "pubsub://p/t?a=", "pubsub://p/t?a=1&a=2"],
 )
-def test_what_is_no_sink_is_refused(text: str) -> None:
+def test_what_is_no_address_is_refused(text: str) -> None:
     """The value is named, so that it can be found."""
     with pytest.raises(UsageError) as refused:
-        parse_sink(text, SINKS)
+        parse_address(text, "sink", SCHEMES - {"gs"})
 
     assert repr(text) in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["stdout:", "gs://bucket", "file:", "file://host/path", "path"])
-def test_what_is_no_checkpoint_is_refused(text: str) -> None:
-    """A sink is no store."""
-    with pytest.raises(UsageError, match="checkpoint"):
-        parse_checkpoint(text, STORES)
+def test_an_option_that_nobody_reads_is_refused() -> None:
+    """A misspelt one must not turn into a default."""
+    address = Address("pubsub", "//p/t", {"order": "8"})
+    address.allow("order")
+
+    with pytest.raises(UsageError, match="'order'"):
+        address.allow("ordering", "region")
+
+
+def test_the_place_of_an_address_has_no_options() -> None:
+    """The checkpoint belongs to a topic, however it is written to (R6)."""
+    assert Address("pubsub", "//p/t", {"ordering": "8"}).place == "pubsub://p/t"
+
+
+@pytest.mark.parametrize(
+    ("place", "sort"),
+    [
+        ("stdout:x", "sink"),
+        ("file:", "sink"),
+        ("file:changes.json", "sink"),
+        ("file://host/changes.jsonl", "sink"),
+        *(
+            (f"pubsub:{rest}", "sink")
+            for rest in (
+                "",
+                "topic",
+                "//",
+                "//p",
+                "//p/",
+                "//P/topic",
+                "//p/1topic",
+                "//p/to",
+                "//p/google",
+                "//p/topics/t",
+                "//p/topic?ordering=0",
+                "//p/topic?ordering=1001",
+                "//p/topic?ordering=x",
+                "//p/topic?region=us",
+                "//p/topic?keys=8",
+            )
+        ),
+        ("file:", "checkpoint"),
+        ("file://host/path", "checkpoint"),
+        *(
+            (f"gs:{rest}", "checkpoint")
+            for rest in ("", "bucket/object", "//", "//bucket", "//bucket/", "//Bucket/o", "//b/o", "//bucket/o?a=b")
+        ),
+    ],
+)
+def test_what_no_adapter_can_mean_is_refused(place: str, sort: str) -> None:
+    """Before anything is opened, and with the value in the message."""
+    with pytest.raises(UsageError) as refused:
+        made(place, sort)
+
+    assert place in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "sort"),
+    [
+        ("pubsub://my-project/changes", "sink"),
+        ("pubsub://example.com:my-project/changes?ordering=1000&region=northamerica-northeast1", "sink"),
+        ("gs://bucket/object", "checkpoint"),
+        ("gs://my.bucket-1_x/a/b c/ü.json.gz", "checkpoint"),
+    ],
+)
+def test_what_google_cloud_allows_is_taken(place: str, sort: str) -> None:
+    """Names have the service's own rules."""
+    assert made(place, sort)
 
 
 def test_a_checkpoint_that_names_a_file_stays_as_it_is() -> None:
@@ -176,7 +250,10 @@ def test_a_checkpoint_that_names_a_file_stays_as_it_is() -> None:
 
 def test_a_checkpoint_that_ends_in_a_slash_is_completed_with_the_scope() -> None:
     """Cluster, namespace and resource, so that one manifest serves many."""
-    assert str(completed(Address("file", "/state/"), SCOPE)) == "file:/state/prod/argo/workflows.argoproj.io.json.gz"
+    name = "prod/argo/workflows.argoproj.io.json.gz"
+
+    assert str(completed(Address("file", "/state/"), SCOPE)) == f"file:/state/{name}"
+    assert str(completed(Address("gs", "//bucket/"), SCOPE)) == f"gs://bucket/{name}"
 
 
 @pytest.mark.parametrize(
@@ -215,3 +292,10 @@ def test_a_misspelt_variable_is_refused(name: str) -> None:
     """It must not turn into a default."""
     with pytest.raises(UsageError, match=name):
         check_environment(["PATH", name], ["WATCHER_SINK"])
+
+
+def made(place: str, sort: str) -> Sink | Store:
+    """The adapter of an address."""
+    if sort == "sink":
+        return wiring.sink(parse_address(place, sort, wiring.SINKS), NOBODY)
+    return wiring.store(parse_address(place, sort, wiring.STORES), NOBODY)

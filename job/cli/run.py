@@ -7,6 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -15,6 +16,7 @@ from job import wiring
 from job.checkpoint import Scope
 from job.cli import options
 from job.cli.report import complain, default_format, summarise
+from job.credentials import GoogleCredentials
 from job.errors import ExitCode, UsageError, WatcherError
 from job.logs import LogFormat, event, set_up
 from job.run import Ports, run as run_window
@@ -27,17 +29,18 @@ from job.settings import (
     check_environment,
     completed,
     default_checkpoint,
-    parse_checkpoint,
+    local_path,
+    parse_address,
     parse_cluster,
     parse_namespace,
     parse_resource,
-    parse_sink,
     parse_version,
     parse_window,
 )
-from job.sources.connection import Connection, from_kubeconfig, from_pod, in_pod
+from job.sources.connection import from_kubeconfig, from_pod, in_pod
 
-_NOT_AN_OPTION = {"WATCHER_TERMINATION_LOG"}
+_NOT_AN_OPTION = {"WATCHER_TERMINATION_LOG", "WATCHER_COMMAND"}
+"""The second is the command itself, in cronjob.yaml."""
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +73,10 @@ def run(
         matching = Selector(selector)
         start = parse_version(resource_version) if resource_version else None
         chosen = _namespace(context, namespace, all_namespaces=all_namespaces)
-        sink_address = _absolute(parse_sink(sink, wiring.SINKS)) if sink else Address("stdout", "")
-        named = _absolute(parse_checkpoint(checkpoint, wiring.STORES)) if checkpoint else None
+        credentials = GoogleCredentials(deadline)
+        sink_address = _absolute(parse_address(sink or "stdout:", "sink", wiring.SINKS))
+        publish_to = wiring.sink(sink_address, credentials)
+        named = _absolute(parse_address(checkpoint, "checkpoint", wiring.STORES)) if checkpoint else None
         pod = not (kubeconfig or kube_context) and in_pod(os.environ)
         if pod:
             _require(cluster=cluster, sink=sink, checkpoint=checkpoint)
@@ -84,7 +89,7 @@ def run(
             resource=str(watched),
             namespace=(connection.namespace or "") if chosen is None else chosen,
             selector=matching.text,
-            sink=str(sink_address),
+            sink=sink_address.place,
         )
         settings = Settings(
             scope=scope,
@@ -96,18 +101,20 @@ def run(
             initial=initial,
             resource_version=start,
         )
+        ports = Ports(
+            source=wiring.source(settings, connection, deadline),
+            sink=publish_to,
+            store=wiring.store(settings.checkpoint, credentials),
+        )
     except WatcherError as error:
         complain(str(error), log_format)
         return int(error.exit_code)
-    return _run(settings, connection, deadline, log_format)
+    return _run(settings, ports, deadline, log_format)
 
 
-def _run(settings: Settings, connection: Connection, deadline: Deadline, log_format: LogFormat) -> int:
+def _run(settings: Settings, ports: Ports, deadline: Deadline, log_format: LogFormat) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: deadline.signal())
-    ports = Ports(
-        source=wiring.source(settings, connection, deadline), sink=wiring.sink(settings), store=wiring.store(settings)
-    )
     try:
         summary = run_window(settings, ports, deadline, run_id=str(uuid.uuid4()))
     except Exception:
@@ -159,11 +166,11 @@ def _absolute(address: Address) -> Address:
         return address
     slash = "/" if address.path.endswith("/") else ""
     try:
-        path = Path(address.path).expanduser().absolute()
+        path = Path(local_path(address)).expanduser().absolute()
     except RuntimeError as error:
         message = f"the path in {address} cannot be found: {error}"
         raise UsageError(message) from error
-    return Address(address.scheme, f"{path}{slash}")
+    return replace(address, path=f"{path}{slash}")
 
 
 def _state_folder() -> Path:

@@ -20,20 +20,33 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from job import checkpoint as codec
 from job.checkpoint import Checkpoint, RunRecord
-from job.errors import ActionNeeded, CheckpointUnusable, Stopped, Superseded, UsageError, WatcherError
+from job.errors import (
+    ActionNeeded,
+    CheckpointUnusable,
+    Stopped,
+    Superseded,
+    Unavailable,
+    UsageError,
+    WatcherError,
+)
 from job.logs import event
 from job.ports import Query, Sink, Source, Store, Stored
 from job.run import resume
+from job.run.background import in_background
 from job.run.commit import Commit, Effect
-from job.run.deadline import Deadline
+from job.run.deadline import LOADING, Deadline
 from job.run.resume import Current
 from job.run.session import Session, timestamp
 from job.run.summary import Summary
 from job.run.window import Window
 from job.settings import Settings
+
+_ATTEMPT, _FIRST_PAUSE = 10.0, 0.25
+"""Seconds for one load of the checkpoint, and before the second."""
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +72,9 @@ def run(
     summary = Summary(run_id, timestamp(now()), str(settings.checkpoint))
     try:
         with deadline.interruptible():
-            stored = ports.store.load()
+            ports.store.open()
+            ports.sink.open()
+            stored = _load(ports.store, deadline)
             saved = _decoded(stored, settings)
             current = _probe(settings, ports.source, saved)
     except Stopped:
@@ -84,6 +99,24 @@ def run(
             _conclude(session)
     summary.seconds = deadline.elapsed
     return summary
+
+
+def _load(store: Store, deadline: Deadline) -> Stored | None:
+    """The checkpoint's bytes, asked for again while the store is unavailable."""
+    least_left, pause = max(0.0, deadline.left() - LOADING), _FIRST_PAUSE
+    while True:
+        left = deadline.left() - least_left
+        try:
+            return in_background("load", partial(store.load, min(_ATTEMPT, left))).result(left)
+        except TimeoutError as error:
+            message = f"the checkpoint could not be loaded within {LOADING:g} s"
+            raise Unavailable(message) from error
+        except Unavailable as error:
+            if deadline.left() - least_left <= pause:
+                raise
+            log.warning("%s; trying again", error, extra=event("store.retry"))
+            deadline.pause(pause)
+            pause *= 2
 
 
 def _decoded(stored: Stored | None, settings: Settings) -> Checkpoint | None:

@@ -6,6 +6,7 @@ exactly the bytes that were loaded or saved before; who finds other bytes there 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,13 +19,18 @@ from job import checkpoint as codec
 from job.change import Known
 from job.checkpoint import Checkpoint, RunRecord
 from job.errors import CheckpointUnusable, Superseded, Unavailable
+from job.logs import event
 from job.ports import Conflict, Identity, Store, Stored
+from job.run.background import in_background
 from job.run.deadline import SAVE
 from job.run.watermark import Position, Watermark
 
 SAVE_INTERVAL = 10.0
 """Seconds between two saves of one run; object stores take about one write a second and bill each."""
-_RETRY_PAUSE = 0.5
+_FIRST_PAUSE = 0.25
+"""Seconds before a save is tried again, doubled each time."""
+
+log = logging.getLogger(__name__)
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -195,7 +201,7 @@ class Commit:
                 pending.result()
         if self.moved and self._elapsed() - self._saved_when >= SAVE_INTERVAL:
             self._saved_when = self._elapsed()
-            self._pending = _in_background(self._save, SAVE)
+            self._pending = in_background("save", lambda: self._save(SAVE))
 
     def save(self, record: RunRecord | None = None) -> None:
         """Save now, again and again while there is time for it, at the end with the record of the run.
@@ -210,7 +216,7 @@ class Commit:
         if record:
             self._runs = (*self._runs, record)[-codec.KEPT_RUNS :]
         self._saved_when = self._elapsed()
-        saving = _in_background(self._save_until, until)
+        saving = in_background("save", lambda: self._save_until(until))
         try:
             saving.result(timeout=max(0.0, until - self._elapsed()) + 1)
         except TimeoutError as error:
@@ -218,14 +224,17 @@ class Commit:
             raise Unavailable(message) from error
 
     def _save_until(self, until: float) -> None:
-        pause = threading.Event()
+        sleep, pause = threading.Event().wait, _FIRST_PAUSE
         while True:
             try:
-                return self._save(until - self._elapsed())
-            except Unavailable:
-                if self._elapsed() + _RETRY_PAUSE >= until:
+                # Half of the time: an attempt whose answer does not come leaves enough for another.
+                return self._save((until - self._elapsed()) / 2)
+            except Unavailable as error:
+                if self._elapsed() + pause >= until:
                     raise
-                pause.wait(_RETRY_PAUSE)
+                log.warning("%s; trying again", error, extra=event("store.retry"))
+                sleep(pause)
+                pause *= 2
 
     def _save(self, timeout: float) -> None:
         """One attempt. A conflict is looked into once: our own bytes may be there, and their answer lost (R13)."""
@@ -241,16 +250,16 @@ class Commit:
             try:
                 self._token = self._store.save(data, self._token, timeout)
             except Conflict as conflict:
-                if not self._is_stored(checkpoint):
+                if not self._is_stored(checkpoint, timeout):
                     message = "an earlier save of this run was stored without an answer"
                     raise Unavailable(message) from conflict
             self._saved_version, self._current_at = checkpoint.version, current_at
             self._saved_moves = moves
             self.saves += 1
 
-    def _is_stored(self, ours: Checkpoint) -> bool:
+    def _is_stored(self, ours: Checkpoint, timeout: float) -> bool:
         """Look whose bytes are there after a conflict: true if they are these."""
-        stored = self._store.load()
+        stored = self._store.load(timeout)
         if stored is None:
             message = "the checkpoint was removed while this run was under way"
             raise Superseded(message)
@@ -264,18 +273,3 @@ class Commit:
             raise Superseded(message)
         self._token = stored.token
         return theirs.sequence == ours.sequence
-
-
-def _in_background(work: Callable[[float], None], seconds: float) -> Future[None]:
-    """Do it in a daemon thread: a save that hangs must not keep the process from ending."""
-    future: Future[None] = Future()
-
-    def do() -> None:
-        try:
-            work(seconds)
-            future.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=do, name="save", daemon=True).start()
-    return future

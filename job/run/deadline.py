@@ -18,6 +18,8 @@ from datetime import timedelta
 
 from job.errors import OutOfTime, Stopped
 
+LOADING = 20.0
+"""Seconds for which a store that is not there is asked for the checkpoint, within the time for reading."""
 LISTING = 10.0
 DRAIN = 10.0
 SAVE = 8.0

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from zlib import crc32
 
-from job.errors import OutOfTime, Stopped, Unavailable
+from job.errors import OutOfTime, Refused, Stopped, Unavailable, WatcherError
 from job.logs import event
 from job.message import Message
 from job.ports import Limits, Sink
@@ -67,7 +67,7 @@ class Publisher:
         self._lanes = [_Lane(number) for number in range(sink.limits.lanes)]
         self._changed = threading.Condition()
         self._ready: deque[_Lane] = deque()
-        self._messages = self._bytes = 0
+        self._messages = self._bytes = self._requests = 0
         self._failure: BaseException | None = None
         self._workers: list[threading.Thread] = []
         self._closing = threading.Event()
@@ -95,11 +95,16 @@ class Publisher:
             self._start_worker()
 
     def drain(self) -> bool:
-        """Wait until nothing is in flight; False if the time for it ran out. Raises what made the sink fail."""
+        """Wait until nothing is in flight; False if the time for it ran out. Raises what made the sink fail.
+
+        After a failure nothing more is sent, but what is under way may still be answered: that is worth waiting for.
+        """
         with self._changed:
             while self._messages:
-                self.check()
+                if not self._requests:
+                    self.check()
                 if not self._deadline.publish_left:
+                    self.check()
                     return False
                 self._changed.wait(_TICK)
         self._ledger.acknowledge()
@@ -125,17 +130,14 @@ class Publisher:
     def _work(self) -> None:
         while batch := self._next():
             lane, waiting = batch
+            failure: BaseException | None = None
             try:
-                self._deliver(lane.number, [message for _, message in waiting])
+                self._deliver(lane.number, waiting)
             except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-                with self._changed:
-                    self._failure = self._failure or error
-                    self._changed.notify_all()
-                return
-            self._ledger.acknowledge(position for position, _ in waiting)
+                failure = error
             with self._changed:
-                self._messages -= len(waiting)
-                self._bytes -= sum(message.size for _, message in waiting)
+                self._requests -= 1
+                self._failure = self._failure or failure
                 lane.scheduled = bool(lane.waiting)
                 if lane.scheduled:
                     self._ready.append(lane)
@@ -146,21 +148,66 @@ class Publisher:
             while not self._closing.is_set() and not self._failure:
                 if self._ready:
                     lane = self._ready.popleft()
+                    self._requests += 1
                     return lane, lane.take(self._sink.limits)
                 self._changed.wait()
             return None
 
-    def _deliver(self, lane: int, messages: Sequence[Message]) -> None:
-        """Publish a batch, again and again while the sink is unavailable and there is time."""
+    def _deliver(self, lane: int, batch: list[Waiting]) -> None:
+        """Publish a batch. One that is refused is halved again and again, until only refused messages are left over.
+
+        What comes after a refused message of its key is left over too: it must not be stored before it.
+        """
+        parts, refused, keys = [batch], list[Refused](), set[str]()
+        while parts:
+            part = [each for each in parts.pop() if each[1].key not in keys]
+            if not part:
+                continue
+            try:
+                self._send(lane, [message for _, message in part])
+            except Refused as error:
+                if len(part) > 1:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                refused.append(error)
+                keys.add(part[0][1].key)
+            except WatcherError as error:
+                if refused:  # a person must act, whatever else is wrong
+                    raise _refusal(refused) from error
+                raise
+            else:
+                self._stored(part)
+        if refused:
+            raise _refusal(refused, everything=len(refused) == len(batch) > 1)
+
+    def _send(self, lane: int, messages: Sequence[Message]) -> None:
+        """One request, again and again while the sink is unavailable and there is time."""
         pause = _FIRST_PAUSE
         while True:
+            self.check()
+            if not self._deadline.publish_left:  # perhaps this process was stopped for long, and has a successor
+                message = "the deadline of the run has passed"
+                raise OutOfTime(message)
             try:
-                self._sink.publish(lane, messages, min(ATTEMPT, self._deadline.publish_left))
+                return self._sink.publish(lane, messages, min(ATTEMPT, self._deadline.publish_left))
             except Unavailable as error:
                 log.warning("%s; trying again", error, extra=event("sink.retry", lane=lane, messages=len(messages)))
                 wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
-                if wait >= self._deadline.publish_left or self._closing.wait(wait):
+                if self._failure or wait >= self._deadline.publish_left or self._closing.wait(wait):
                     raise
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                return
+
+    def _stored(self, part: Sequence[Waiting]) -> None:
+        self._ledger.acknowledge(position for position, _ in part)
+        with self._changed:
+            self._messages -= len(part)
+            self._bytes -= sum(message.size for _, message in part)
+            self._changed.notify_all()
+
+
+def _refusal(refused: Sequence[Refused], *, everything: bool = False) -> Refused:
+    """What to tell of messages that were refused singly."""
+    message = "; ".join(dict.fromkeys(map(str, refused)))
+    if everything:  # R14
+        message = f"each of {len(refused)} messages was refused, so it is the sink that must be mended: {refused[0]}"
+    return Refused(message, [each for error in refused for each in error.ids])

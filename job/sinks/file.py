@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
-from job.errors import ActionNeeded, Unavailable
+from job.errors import ActionNeeded, Unavailable, UsageError
 from job.message import Message, structured
 from job.ports import Limits
+from job.settings import Address, local_path
 
 _BLOCK = 65536
 
@@ -24,6 +26,18 @@ class FileSink:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    @classmethod
+    def at(cls, address: Address) -> Self:
+        """The sink of `file:PATH.jsonl`. Raises `UsageError`."""
+        path = local_path(address)
+        if not path.endswith(".jsonl"):
+            message = f"the sink {str(address)!r} must name a file that ends in .jsonl, as in file:changes.jsonl"
+            raise UsageError(message)
+        return cls(Path(path))
+
+    def open(self) -> None:
+        """Nothing to get ready: the file is opened for each batch."""
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a disk has no time-out
         """Append the lines, and sync them to disk; all of them or, if the disk refuses, none."""

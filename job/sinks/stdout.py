@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Self
 
-from job.errors import SinkClosed, Unavailable
+from job.errors import SinkClosed, Unavailable, UsageError
 from job.message import Message, structured
 from job.ports import Limits
+from job.settings import Address
 
 _STDOUT = 1
 
@@ -19,6 +21,17 @@ class StdoutSink:
 
     def __init__(self) -> None:
         self._torn = False
+
+    @classmethod
+    def at(cls, address: Address) -> Self:
+        """The sink of `stdout:`. Raises `UsageError`."""
+        if address.path:
+            message = f"the sink {str(address)!r} has something behind `stdout:`"
+            raise UsageError(message)
+        return cls()
+
+    def open(self) -> None:
+        """Nothing to get ready."""
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a pipe has none
         """Write the lines; after one that was only half written, on a line of their own."""

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 from job.errors import ActionNeeded, Unavailable
 from job.ports import Conflict, Stored
+from job.settings import Address, local_path
 
 _LOCK_POLL = 0.05
 
@@ -23,7 +25,15 @@ class FileStore:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def load(self) -> Stored | None:
+    @classmethod
+    def at(cls, address: Address) -> Self:
+        """The store of `file:PATH`. Raises `UsageError`."""
+        return cls(Path(local_path(address)))
+
+    def open(self) -> None:
+        """Nothing to get ready."""
+
+    def load(self, timeout: float) -> Stored | None:  # noqa: ARG002 - a disk has no time-out
         """The file's bytes."""
         with _translated(self._path):
             try:
@@ -40,7 +50,7 @@ class FileStore:
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 _lock(folder, timeout, self._path)
-                stored = self.load()
+                stored = self.load(timeout)
                 if (stored.token if stored else None) != replacing:
                     raise Conflict
                 self._replace(data)

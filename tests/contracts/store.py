@@ -21,15 +21,15 @@ class StoreContract:
 
     def test_an_empty_place_is_none(self, store: Store) -> None:
         """Absent is None, and loading does not create anything."""
-        assert store.load() is None
-        assert store.load() is None
+        assert store.load(TIMEOUT) is None
+        assert store.load(TIMEOUT) is None
 
     def test_a_saved_value_is_loaded_again(self, store: Store, connect: Callable[[], Store]) -> None:
         """Byte for byte, by whoever looks there."""
         store.save(MANY, None, TIMEOUT)
 
         for reader in (store, connect()):
-            stored = reader.load()
+            stored = reader.load(TIMEOUT)
             assert stored is not None
             assert stored.data == MANY
 
@@ -85,6 +85,6 @@ class StoreContract:
 
 
 def loaded(store: Store) -> Stored:
-    stored = store.load()
+    stored = store.load(TIMEOUT)
     assert stored is not None
     return stored

@@ -94,6 +94,9 @@ class MortalSink:
         self._sink = sink
         self._crash = crash
 
+    def open(self) -> None:
+        self._sink.open()
+
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         self._crash.at("publish")
         self._sink.publish(lane, messages, timeout)
@@ -107,9 +110,12 @@ class MortalStore:
         self._store = store
         self._crash = crash
 
-    def load(self) -> Stored | None:
+    def open(self) -> None:
+        self._store.open()
+
+    def load(self, timeout: float) -> Stored | None:
         self._crash.at("load")
-        return self._store.load()
+        return self._store.load(timeout)
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         self._crash.at("save")

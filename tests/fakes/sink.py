@@ -77,13 +77,16 @@ class MemorySink:
         """Drop what is left of the script."""
         self._script.clear()
 
-    def shut(self, lane: int) -> None:
+    def hold(self, lane: int) -> None:
         """Let the batches of a lane wait."""
         self._shut[lane] = threading.Event()
 
-    def open(self, lane: int) -> None:
+    def release(self, lane: int) -> None:
         """Let them go on."""
         self._shut.pop(lane).set()
+
+    def open(self) -> None:
+        """Nothing to get ready."""
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         self.before(lane)

@@ -67,7 +67,10 @@ class MemoryStore:
             if data is not None:
                 self.values.append(data)
 
-    def load(self) -> Stored | None:
+    def open(self) -> None:
+        """Nothing to get ready."""
+
+    def load(self, timeout: float) -> Stored | None:
         with self._lock:
             if self.unreachable:
                 message = "the store cannot be reached"

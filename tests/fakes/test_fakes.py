@@ -74,13 +74,13 @@ class TestMemorySink(SinkContract):
     def test_two_batches_of_a_lane_at_once_break_the_contract(self, sink: Sink) -> None:
         """Its caller is told."""
         assert isinstance(sink, MemorySink)
-        sink.shut(0)
+        sink.hold(0)
         first = threading.Thread(target=sink.publish, args=(0, [message(1)], 1))
         first.start()
         wait_until(lambda: sink.asked == 1, timedelta(seconds=10), "the first batch")
         with pytest.raises(AssertionError):
             sink.publish(0, [message(2)], 1)
-        sink.open(0)
+        sink.release(0)
         first.join()
 
         assert sink.broken == ["two batches of lane 0 at once"]

@@ -103,7 +103,7 @@ class Scene:
     @property
     def saved(self) -> Checkpoint:
         """The checkpoint as it is stored."""
-        stored = self.store.load()
+        stored = self.store.load(timeout=1)
         assert stored is not None
         return checkpoint.decode(stored.data)
 

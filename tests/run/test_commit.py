@@ -40,7 +40,7 @@ class Desk:
         self.store = MemoryStore(codec.encode(START))
         self.commit = Commit(
             self.store,
-            self.store.load(),
+            self.store.load(timeout=1),
             START,
             run_id="ours",
             elapsed=self.clock,
@@ -62,7 +62,7 @@ class Desk:
 
     @property
     def saved(self) -> Checkpoint:
-        stored = self.store.load()
+        stored = self.store.load(timeout=1)
         assert stored is not None
         return codec.decode(stored.data)
 
@@ -196,7 +196,7 @@ def test_r13_a_removed_checkpoint_is_not_brought_back(desk: Desk) -> None:
     with pytest.raises(Superseded, match="removed"):
         desk.commit.save(RECORD)
 
-    assert desk.store.load() is None
+    assert desk.store.load(timeout=1) is None
 
 
 def test_r13_unreadable_bytes_are_left_alone(desk: Desk) -> None:

@@ -108,7 +108,7 @@ def test_a_drained_publisher_has_acknowledged_everything(line: Line) -> None:
 def test_p2_the_ledger_waits_for_the_oldest_message(line: Line) -> None:
     """What a quick lane has stored counts only when the slow lane before it has."""
     slow, quick = two_lanes(line)
-    line.sink.shut(line.lane(slow))
+    line.sink.hold(line.lane(slow))
     line.put(slow, 1)
     line.put(quick, 2)
     wait_until(lambda: f"{quick}/2" in line.ids, SOON, "the quick lane")
@@ -116,19 +116,19 @@ def test_p2_the_ledger_waits_for_the_oldest_message(line: Line) -> None:
     assert line.ledger.version == 0
     assert line.known == {}
 
-    line.sink.open(line.lane(slow))
+    line.sink.release(line.lane(slow))
     assert line.publisher.drain()
     assert line.ledger.version == 2
 
 
 def test_what_gathers_behind_a_slow_request_goes_out_in_one(line: Line) -> None:
     """A lane has one batch in flight; the rest waits, and is the next batch."""
-    line.sink.shut(line.lane("a"))
+    line.sink.hold(line.lane("a"))
     line.put("a", 1)
     wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
     for version in range(2, 6):
         line.put("a", version)
-    line.sink.open(line.lane("a"))
+    line.sink.release(line.lane("a"))
     assert line.publisher.drain()
 
     assert [[stored.id for stored in batch] for _, batch in line.sink.batches] == [
@@ -139,13 +139,13 @@ def test_what_gathers_behind_a_slow_request_goes_out_in_one(line: Line) -> None:
 
 def test_a_message_above_the_limit_goes_alone(line: Line) -> None:
     """A batch has at least one message, however large."""
-    line.sink.shut(line.lane("a"))
+    line.sink.hold(line.lane("a"))
     line.put("a", 1)
     wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
     line.put("a", 2)
     line.put("a", 3, size=line.sink.limits.bytes + 1)
     line.put("a", 4)
-    line.sink.open(line.lane("a"))
+    line.sink.release(line.lane("a"))
     assert line.publisher.drain()
 
     assert [len(batch) for _, batch in line.sink.batches] == [1, 1, 1, 1]
@@ -180,13 +180,13 @@ def test_a_refused_message_ends_the_publishing(line: Line) -> None:
 def test_p2_what_was_stored_behind_a_failure_is_not_counted(line: Line) -> None:
     """A failed batch stops the prefix before it, however many later ones succeeded."""
     bad, good = two_lanes(line)
-    line.sink.shut(line.lane(bad))
+    line.sink.hold(line.lane(bad))
     line.sink.answer(Answer.REFUSED)
     line.put(bad, 1)
     wait_until(lambda: line.sink.asked == 1, SOON, "the bad batch")
     line.put(good, 2)
     wait_until(lambda: line.ids == [f"{good}/2"], SOON, "the good lane")
-    line.sink.open(line.lane(bad))
+    line.sink.release(line.lane(bad))
     with pytest.raises(Refused):
         line.publisher.drain()
 
@@ -216,12 +216,12 @@ def test_r19_a_sink_that_hangs_is_given_up(line: Line) -> None:
 
 def test_a_closed_publisher_sends_nothing_more(line: Line) -> None:
     """What waits stays behind for the next run."""
-    line.sink.shut(line.lane("a"))
+    line.sink.hold(line.lane("a"))
     line.put("a", 1)
     wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
     line.put("a", 2)
     line.publisher.close()
-    line.sink.open(line.lane("a"))
+    line.sink.release(line.lane("a"))
     wait_until(lambda: line.ids == ["a/1"], SOON, "what was in flight")
     wait_until(lambda: not workers(), SOON, "the workers' end")
 
@@ -230,7 +230,7 @@ def test_a_closed_publisher_sends_nothing_more(line: Line) -> None:
 
 def test_too_much_in_flight_makes_the_reader_wait(line: Line) -> None:
     """Beyond the limit `put` blocks until the sink has taken something."""
-    line.sink.shut(line.lane("a"))
+    line.sink.hold(line.lane("a"))
     size = publish.MOST_BYTES // 4
     for version in range(1, 5):
         line.put("a", version, size)
@@ -239,7 +239,7 @@ def test_too_much_in_flight_makes_the_reader_wait(line: Line) -> None:
     fifth.join(timeout=0.3)
     assert fifth.is_alive()
 
-    line.sink.open(line.lane("a"))
+    line.sink.release(line.lane("a"))
     fifth.join(timeout=SOON.total_seconds())
     assert not fifth.is_alive()
     assert line.publisher.drain()

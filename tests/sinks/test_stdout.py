@@ -38,6 +38,9 @@ class IntoFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def open(self) -> None:
+        """Nothing to get ready."""
+
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         with standard_output(file):

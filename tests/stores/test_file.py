@@ -102,7 +102,7 @@ def test_one_of_many_savers_wins(path: Path) -> None:
     FileStore(path).save(b"start", None, TIMEOUT)
     script = (
         "import sys; from pathlib import Path; from job.ports import Conflict; from job.stores.file import FileStore\n"
-        "store = FileStore(Path(sys.argv[1])); token = store.load().token\n"
+        "store = FileStore(Path(sys.argv[1])); token = store.load(10).token\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "try: store.save(sys.argv[2].encode(), token, 10); print('won')\n"
         "except Conflict: print('lost')\n"
@@ -130,7 +130,7 @@ def test_a_folder_in_its_place_is_for_a_person(path: Path) -> None:
     path.mkdir(parents=True)
 
     with pytest.raises(ActionNeeded):
-        FileStore(path).load()
+        FileStore(path).load(TIMEOUT)
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
@@ -139,7 +139,7 @@ def test_a_file_in_place_of_a_folder_is_for_a_person(path: Path, verb: str) -> N
     path.parent.write_text("a file")
 
     with pytest.raises(ActionNeeded):
-        FileStore(path).load() if verb == "load" else FileStore(path).save(b"one", None, TIMEOUT)
+        FileStore(path).load(TIMEOUT) if verb == "load" else FileStore(path).save(b"one", None, TIMEOUT)
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
@@ -153,7 +153,7 @@ def test_denied_permission_is_for_a_person(path: Path, verb: str) -> None:
         f"if os.getuid() == 0: os.setuid({NOBODY})\n"
         "else: os.chmod(Path(sys.argv[1]).parent, 0)\n"
         "store = FileStore(Path(sys.argv[1]))\n"
-        "try: store.load() if sys.argv[2] == 'load' else store.save(b'one', None, 10)\n"
+        "try: store.load(10) if sys.argv[2] == 'load' else store.save(b'one', None, 10)\n"
         "except ActionNeeded as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path), verb], capture_output=True, text=True, check=True)

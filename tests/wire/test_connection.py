@@ -15,6 +15,7 @@ import yaml
 
 from job import wiring
 from job.checkpoint import Scope, decode
+from job.credentials import GoogleCredentials
 from job.run import Ports, run
 from job.run.deadline import Deadline
 from job.run.summary import Summary
@@ -48,7 +49,12 @@ class Pod:
         scope = Scope("bed", RESOURCE, self.namespace, "", str(sink))
         settings = Settings(scope, parse_resource(RESOURCE), Selector(), sink, store, timedelta())
         deadline = Deadline(settings.window)
-        ports = Ports(wiring.source(settings, connection, deadline), wiring.sink(settings), wiring.store(settings))
+        credentials = GoogleCredentials(deadline)
+        ports = Ports(
+            wiring.source(settings, connection, deadline),
+            wiring.sink(sink, credentials),
+            wiring.store(store, credentials),
+        )
         return run(settings, ports, deadline, run_id="in-process")
 
 
