@@ -40,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
     [
         (["--sink=kafka://broker/topic"], ["kafka://broker/topic", "stdout:", "file:"]),
         (["--sink=changes.jsonl"], ["changes.jsonl", "file:"]),
-        (["--sink=file:changes.txt"], ["file:changes.txt", ".jsonl"]),
+        (["--sink=file:changes.txt"], ["changes.txt", ".jsonl"]),
         (["--sink=file://host/changes.jsonl"], ["file://host/changes.jsonl", "file:PATH"]),
         (["--sink=file:"], ["file:"]),
         (["--sink=stdout:changes"], ["stdout:changes"]),
