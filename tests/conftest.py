@@ -1,8 +1,12 @@
-"""A real control plane for the whole session, and a namespace and a program of its own for each test."""
+"""A real control plane for the whole session, and a namespace and a program of its own for each test.
+
+Google Cloud is there as several servers, none of which is the service: what served which tests is told at the end.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +14,26 @@ import pytest
 
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
+from tests.bed.gcs import FakeGcsServer
+from tests.bed.pubsub import PubSub
 from tests.fakes.api_proxy import ApiProxy
+from tests.fakes.gcs_server import GcsServer
 from tests.program import Program
 
 _numbers = itertools.count(1)
+SERVED = pytest.StashKey[Counter[str]]()
+"""How many tests each of the servers that stand for Google Cloud has served."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to count."""
+    config.stash[SERVED] = Counter()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell which servers have served."""
+    for name, count in sorted(config.stash[SERVED].items()):
+        terminalreporter.write_line(f"served {count} tests: {name}")
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +87,63 @@ def proxy(control_plane: ControlPlane) -> Iterator[ApiProxy]:
 def proxied(control_plane: ControlPlane, namespace: str, tmp_path: Path, proxy: ApiProxy) -> Program:
     """The program with a kubeconfig that leads through the proxy."""
     return Program(control_plane.kubeconfig(namespace=namespace, server=proxy.url), tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _official_pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub | None]:
+    server = PubSub.official(tmp_path_factory.mktemp("pubsub-emulator"))
+    if server is None:
+        yield None
+        return
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _pstest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
+    with PubSub.pstest(tmp_path_factory.mktemp("pstest")) as server:
+        yield server
+
+
+@pytest.fixture
+def official_pubsub(_official_pubsub: PubSub | None, pytestconfig: pytest.Config) -> PubSub:
+    """Google's emulator of Pub/Sub; a test that needs it is left out where the machine has none."""
+    if _official_pubsub is None:
+        pytest.skip("this machine has no Pub/Sub emulator of Google's, which is a component of gcloud and needs Java")
+    pytestconfig.stash[SERVED][_official_pubsub.name] += 1
+    return _official_pubsub
+
+
+@pytest.fixture
+def pstest(_pstest: PubSub, pytestconfig: pytest.Config) -> PubSub:
+    """The Pub/Sub that Google's Go client is tested with."""
+    pytestconfig.stash[SERVED][_pstest.name] += 1
+    return _pstest
+
+
+@pytest.fixture
+def pubsub(_official_pubsub: PubSub | None, request: pytest.FixtureRequest) -> PubSub:
+    """The better Pub/Sub of the two that the machine has."""
+    found: PubSub = request.getfixturevalue("official_pubsub" if _official_pubsub else "pstest")
+    return found
+
+
+@pytest.fixture(scope="session")
+def _fake_gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcsServer]:
+    with FakeGcsServer(tmp_path_factory.mktemp("fake-gcs-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def fake_gcs_server(_fake_gcs_server: FakeGcsServer, pytestconfig: pytest.Config) -> FakeGcsServer:
+    """Somebody else's Google Cloud Storage."""
+    pytestconfig.stash[SERVED][_fake_gcs_server.name] += 1
+    return _fake_gcs_server
+
+
+@pytest.fixture
+def gcs(pytestconfig: pytest.Config) -> Iterator[GcsServer]:
+    """A Google Cloud Storage of ours, with the service's preconditions and rights, and faults on demand."""
+    with GcsServer() as server:
+        pytestconfig.stash[SERVED][server.name] += 1
+        yield server

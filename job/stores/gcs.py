@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
@@ -21,7 +22,6 @@ from job.ports import Conflict, Stored
 from job.settings import Address
 
 if TYPE_CHECKING:  # importing it takes 0.2 s: only runs with this store pay for it
-    from google.api_core.exceptions import GoogleAPICallError
     from google.cloud.storage import Blob, Client
 
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
@@ -33,6 +33,7 @@ _LONGEST_NAME = 1024
 _LOCATION = re.compile(r"//(?P<bucket>[^/]+)/(?P<name>[^\r\n]+)")
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 """Refusals that pass by themselves."""
+_LONGEST_REASON = 300
 
 
 class GcsStore:
@@ -90,8 +91,14 @@ class GcsStore:
                 raise Conflict from error
 
     def _read(self, timeout: float) -> Stored | None:
+        from google_crc32c import Checksum
+
         blob = self._blob()
         data = blob.download_as_bytes(timeout=_attempt(timeout), retry=None)
+        if b64encode(Checksum(data).digest()).decode() != blob.crc32c:
+            # The client takes up a download that broke in the middle, and compares nothing at its end.
+            message = f"{self} arrived with another checksum than it has"
+            raise Unavailable(message)
         if data == NOTHING_YET:
             self._nothing = int(blob.generation)
             return None
@@ -127,6 +134,8 @@ class GcsStore:
         from google.auth.credentials import AnonymousCredentials
         from google.cloud.storage import Client
 
+        # Else a thread of the client asks for the bucket, which needs one more right.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         if self._emulator:
             url = self._emulator if "://" in self._emulator else f"http://{self._emulator}"
             return Client(project="", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
@@ -151,20 +160,20 @@ class GcsStore:
             message = f"the bucket of {self} does not exist: create it, or correct --checkpoint"
             raise ActionNeeded(message) from error
         except google.Forbidden as error:
-            message = f"{self} may not be {done}: grant storage.objects.get, create and delete on it ({_said(error)})"
+            message = f"{self} may not be {done}: grant storage.objects.get, create and delete on it ({_line(error)})"
             raise Forbidden(message) from error
         except google.Unauthorized as error:
-            message = f"Cloud Storage refused the credentials for {self}: {_said(error)}"
+            message = f"Cloud Storage refused the credentials for {self}: {_line(error)}"
             raise Unauthorized(message) from error
         except google.GoogleAPICallError as error:
-            message = f"{self} cannot be {done}: {_said(error)}"
+            message = f"{self} cannot be {done}: {_line(error)}"
             lasting = isinstance(error, google.ClientError) and error.code not in _PASSING
             raise (ActionNeeded if lasting else Unavailable)(message) from error
         except GoogleAuthError as error:
-            message = f"{self} cannot be {done}, since no access token could be had: {error}"
+            message = f"{self} cannot be {done}, since no access token could be had: {_line(error)}"
             raise (Unavailable if error.retryable else Unauthorized)(message) from error
         except (RequestException, DataCorruption, OSError) as error:
-            message = f"{self} cannot be {done}: {error}"
+            message = f"{self} cannot be {done}: {_line(error)}"
             raise Unavailable(message) from error
 
 
@@ -177,6 +186,12 @@ def _attempt(timeout: float) -> tuple[float, float]:
     return min(CONNECT_SECONDS, timeout), min(READ_SECONDS, timeout)
 
 
-def _said(error: GoogleAPICallError) -> str:
-    """What the service said, on one line; the client puts the URL before it."""
-    return " ".join(str(error.message).split())
+def _line(error: Exception) -> str:
+    """What the service or a library said, on one line; the client's own text repeats the request and the answer."""
+    said = str(error)
+    response = getattr(error, "response", None)
+    if response is not None:
+        said = response.text
+        with suppress(ValueError, KeyError, TypeError):
+            said = response.json()["error"]["message"]
+    return " ".join(said.split())[:_LONGEST_REASON]
