@@ -53,8 +53,9 @@ class TestPubSubSink(SinkContract):
         return anybody.create_subscription(topic, ordered=True)
 
     @pytest.fixture
-    def sink(
-        self, anybody: PubSub, topic: str, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+    def sink(self, anybody: PubSub, topic: str, subscription: Subscription, monkeypatch: pytest.MonkeyPatch) -> Sink:
+        return sink_to(topic, anybody.address, monkeypatch, ordering=KEYS)
+
     @pytest.fixture
     def stored(self, subscription: Subscription) -> ReadBack:
         return lambda: [cloud_event(received) for received in subscription.drain()]
