@@ -1,13 +1,18 @@
 """Runs of the program under load, and what happens to a control plane meanwhile."""
 
+import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 from tests.bed.cluster import WORKFLOW_CRD, Cluster
 from tests.bed.control_plane import ControlPlane
+from tests.bed.gcs import FakeGcsServer
+from tests.bed.pubsub import PubSub, cloud_event
+from tests.history.truth import Message, stored
 from tests.history.writers import Writers
 from tests.program import Outcome, Program, Running
 
@@ -20,13 +25,67 @@ PATIENCE = timedelta(seconds=120)
 log = logging.getLogger(__name__)
 
 
-class Watched:
-    """Runs of the program, one after the other, into one file."""
+class Place(Protocol):
+    """A sink and a checkpoint."""
+
+    options: Sequence[str]
+    environment: Mapping[str, str]
+
+    @property
+    def messages(self) -> list[Message]:
+        """What is stored, in the order of the sink."""
+
+
+class Files:
+    """Both in files."""
 
     def __init__(self, program: Program) -> None:
+        self._sink = program.folder / "changes.jsonl"
+        self.options: Sequence[str] = [f"--sink=file:{self._sink}", program.checkpoint]
+        self.environment: Mapping[str, str] = {}
+
+    @property
+    def messages(self) -> list[Message]:
+        return stored(self._sink)
+
+
+class GoogleCloud:
+    """A topic with one subscription, and an object in a bucket."""
+
+    def __init__(self, pubsub: PubSub, gcs: FakeGcsServer, name: str, *, ordering: int = 0) -> None:
+        self.ordered = ordering > 0
+        topic = pubsub.create_topic(name)
+        self._subscription = pubsub.create_subscription(topic, ordered=self.ordered)
+        self._pulled: list[Message] = []
+        gcs.create_bucket(name)
+        self.options: Sequence[str] = [
+            f"--sink=pubsub://p/{name}" + (f"?ordering={ordering}" if ordering else ""),
+            f"--checkpoint=gs://{name}/checkpoints/",
+        ]
+        self.environment: Mapping[str, str] = {
+            "PUBSUB_EMULATOR_HOST": pubsub.address,
+            "STORAGE_EMULATOR_HOST": gcs.url,
+        }
+
+    @property
+    def messages(self) -> list[Message]:
+        for received in map(cloud_event, self._subscription.drain()):
+            self._pulled.append({**received.attributes, "data": json.loads(received.data)})
+        return self._pulled
+
+
+class Watched:
+    """Runs of the program, one after the other, into one sink."""
+
+    def __init__(self, program: Program, place: Place | None = None) -> None:
         self._program = program
-        self.sink = program.folder / "changes.jsonl"
+        self._place = place or Files(program)
         self.outcomes: list[Outcome] = []
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the sink has stored."""
+        return self._place.messages
 
     @property
     def starts(self) -> list[str]:
@@ -35,7 +94,7 @@ class Watched:
 
     def start(self, window: str = "5s") -> Running:
         """Start a run."""
-        return self._program.start(f"--sink=file:{self.sink}", self._program.checkpoint, f"--window={window}")
+        return self._program.start(*self._place.options, f"--window={window}", environment=self._place.environment)
 
     def finish(self, running: Running) -> None:
         """Wait for a run, which must end well."""

@@ -9,9 +9,11 @@ import pytest
 
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
+from tests.bed.gcs import FakeGcsServer
+from tests.bed.pubsub import PubSub
 from tests.bed.waiting import wait_until
-from tests.history.scene import BETWEEN_RUNS, PATIENCE, Watched, change_the_crd, restart, under_load
-from tests.history.truth import gaps, stored, untold_versions, wrong_ends
+from tests.history.scene import BETWEEN_RUNS, PATIENCE, GoogleCloud, Watched, change_the_crd, restart, under_load
+from tests.history.truth import gaps, in_order, untold_versions, wrong_ends
 from tests.program import Program
 
 
@@ -27,10 +29,37 @@ def test_five_runs_tell_every_version_in_order_and_every_deletion(
         wait_until(lambda: len(writers.truth.lives) >= 1000, PATIENCE, "1,000 Workflows to have lived")
         last = watched.start()
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
     assert untold_versions(writers.truth, messages) == []
+    assert gaps(messages) == []
+    assert len({message["id"] for message in messages}) == len(messages)
+
+
+@pytest.fixture(params=[0, 8], ids=["without-keys", "with-8-keys"])
+def cloud(
+    request: pytest.FixtureRequest, pubsub: PubSub, fake_gcs_server: FakeGcsServer, namespace: str
+) -> GoogleCloud:
+    return GoogleCloud(pubsub, fake_gcs_server, namespace, ordering=request.param)
+
+
+def test_five_runs_tell_every_version_to_a_subscription(
+    program: Program, cluster: Cluster, namespace: str, cloud: GoogleCloud
+) -> None:
+    """Through Pub/Sub, with GCS, nothing is missing or false; with ordering keys an object's versions come in order."""
+    watched = Watched(program, cloud)
+    with under_load(cluster, namespace, objects=1000, seed=6) as writers:
+        for _ in range(4):
+            watched.run()
+            time.sleep(BETWEEN_RUNS)
+        wait_until(lambda: len(writers.truth.lives) >= 1000, PATIENCE, "1,000 Workflows to have lived")
+        last = watched.start()
+    watched.finish(last)
+    messages = watched.messages
+
+    assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
+    assert untold_versions(writers.truth, messages if cloud.ordered else in_order(messages)) == []
     assert gaps(messages) == []
     assert len({message["id"] for message in messages}) == len(messages)
 
@@ -51,7 +80,7 @@ def test_an_expired_version_costs_no_last_state_and_no_deletion(
         watched.run()
         last = watched.start()
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert watched.starts == ["first", "expired", "resumed"]
     assert [message["data"]["reason"] for message in gaps(messages)] == ["expired"]
@@ -66,13 +95,13 @@ def test_an_api_server_restart_in_mid_run_costs_no_last_state_and_no_deletion(
     with under_load(cluster, namespace, objects=200, seed=3) as writers:
         watched.run()
         running = watched.start("20s")
-        told = len(stored(watched.sink))
-        wait_until(lambda: len(stored(watched.sink)) > told + 200, PATIENCE, "the run to be watching")
+        told = len(watched.messages)
+        wait_until(lambda: len(watched.messages) > told + 200, PATIENCE, "the run to be watching")
         control_plane.restart_api()
         watched.finish(running)
         last = watched.start()
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert watched.starts == ["first", "resumed", "resumed"]
     assert [message["data"]["reason"] for message in gaps(messages)] in (["expired"], [])
@@ -89,13 +118,13 @@ def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, n
         watched.run()
         for _ in range(4):
             with watched.start("30s") as running:
-                told = len(stored(watched.sink))
+                told = len(watched.messages)
                 more = moments.randrange(100, 400)
-                wait_until(lambda: len(stored(watched.sink)) > told + more, PATIENCE, "the run to publish")  # noqa: B023
+                wait_until(lambda: len(watched.messages) > told + more, PATIENCE, "the run to publish")  # noqa: B023
                 running.send(signal.SIGKILL)
         last = watched.start()
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert watched.starts == ["first", "resumed"]
     assert untold_versions(writers.truth, messages) == []
@@ -113,7 +142,7 @@ def test_two_runs_at_once_lose_nothing(program: Program, cluster: Cluster, names
             watched.finish(running)
         last = watched.start()
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert sorted(outcome.summary["saved"] for outcome in watched.outcomes[1:3]) == [False, True]
     assert untold_versions(writers.truth, messages) == []
@@ -128,12 +157,12 @@ def test_r18_what_was_told_and_never_saved_lies_in_the_range_of_a_gap(
     watched.run()
     with watched.start("30s") as running:
         version = int(cluster.create(namespace, "short-lived")["metadata"]["resourceVersion"])
-        wait_until(lambda: len(stored(watched.sink)) == 1, PATIENCE, "the object to be told of")
+        wait_until(lambda: len(watched.messages) == 1, PATIENCE, "the object to be told of")
         running.send(signal.SIGKILL)
     control_plane.restart_api()
     cluster.delete(namespace, "short-lived")
     watched.run()
-    told, gap = stored(watched.sink)
+    told, gap = watched.messages
 
     assert (told["subject"], told["type"]) == (f"{namespace}/short-lived", "io.argoproj.workflows.added")
     assert int(gap["data"]["from"]) < version <= int(gap["data"]["to"])

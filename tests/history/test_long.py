@@ -11,7 +11,7 @@ from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.waiting import wait_until
 from tests.history.scene import BETWEEN_RUNS, PATIENCE, Watched, change_the_crd, restart, under_load
-from tests.history.truth import gaps, stored, untold_versions, wrong_ends
+from tests.history.truth import gaps, untold_versions, wrong_ends
 from tests.program import Program
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -29,7 +29,7 @@ def test_five_runs_with_the_default_window_tell_everything(program: Program, clu
             time.sleep(BETWEEN_RUNS)
         last = watched.start("55s")
     watched.finish(last)
-    messages = stored(watched.sink)
+    messages = watched.messages
 
     assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
     assert len(writers.truth.lives) >= 1000
@@ -50,8 +50,8 @@ def test_chaos_costs_no_last_state_and_no_deletion(
         watched.run()
         for what in happenings:
             running = watched.start("8s")
-            told, more = len(stored(watched.sink)), choice.randrange(400)
-            wait_until(lambda: len(stored(watched.sink)) >= told + more, PATIENCE, "the run to publish")  # noqa: B023
+            told, more = len(watched.messages), choice.randrange(400)
+            wait_until(lambda: len(watched.messages) >= told + more, PATIENCE, "the run to publish")  # noqa: B023
             if what == "kill":
                 with running:
                     running.send(signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_chaos_costs_no_last_state_and_no_deletion(
         last = watched.start()
     watched.finish(last)
     watched.run()
-    messages = stored(watched.sink)
+    messages = watched.messages
     log.info("%s; gaps: %s", " ".join(happenings), " ".join(message["data"]["reason"] for message in gaps(messages)))
 
     assert wrong_ends(writers.truth, messages) == []

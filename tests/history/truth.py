@@ -50,6 +50,11 @@ def stored(file: Path) -> list[Message]:
     return [json.loads(line) for line in lines]
 
 
+def in_order(messages: list[Message]) -> list[Message]:
+    """As a consumer sorts what came without an order: by version, deletions last."""
+    return sorted(messages, key=lambda message: (message["type"].endswith(".deleted"), _version(message)))
+
+
 def gaps(messages: list[Message]) -> list[Message]:
     """The gap messages."""
     return [message for message in messages if message["type"].endswith(".gap")]
@@ -118,6 +123,10 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
         wrong.extend(_wrong_end(uid, life, heard))
     wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
     return wrong
+
+
+def _version(message: Message) -> int:
+    return int(message.get("resourceversion", 0))
 
 
 def _wrong_end(uid: str, life: Life, heard: list[Message]) -> list[str]:
