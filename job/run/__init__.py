@@ -29,6 +29,7 @@ from job.errors import (
     CheckpointUnusable,
     Stopped,
     Superseded,
+    TemporaryError,
     Unavailable,
     UsageError,
     WatcherError,
@@ -190,6 +191,9 @@ def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
         session.settle()
     except Stopped:  # ends with what is acknowledged by then
         return error
+    except TemporaryError as failed:
+        # After a signal there is no time to try again: that is the signal's doing.
+        return error if session.deadline.stopped else error or failed
     except WatcherError as failed:
         return error or failed
     return error

@@ -36,11 +36,9 @@ _TOPIC = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT = re.compile(r"[a-z](?:[a-z0-9.:-]{0,98}[a-z0-9])?")
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)+[0-9]+")
 _LOCATION = re.compile(r"//(?P<project>[^/]+)/(?P<topic>[^/]+)")
-_CHANNEL = (
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 3000),
-)
+_CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 3000))
 """A broker that comes back is found again within the drain; the default waits up to two minutes."""
+_TO_EMULATOR = (*_CHANNEL, ("grpc.enable_http_proxy", 0))
 
 
 class PubSubSink:
@@ -57,6 +55,8 @@ class PubSubSink:
         self._connecting = threading.Lock()
         self._client: PublisherClient | None = None
         self._known_names: set[str] = set()
+        # gRPC's core writes lines of its own to stderr, about connections that a server closes; read at its import.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     @classmethod
     def at(cls, address: Address, credentials: GoogleCredentials) -> Self:
@@ -112,7 +112,7 @@ class PubSubSink:
         if self._emulator:
             import grpc
 
-            return grpc.insecure_channel(self._emulator, options=_CHANNEL)
+            return grpc.insecure_channel(self._emulator, options=_TO_EMULATOR)
         from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
         return PublisherGrpcTransport.create_channel(self._host, credentials=self._credentials.get(), options=_CHANNEL)
