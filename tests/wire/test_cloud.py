@@ -309,7 +309,7 @@ def test_a_broker_that_is_slower_than_the_time_out_costs_repeats_only(
 def test_one_refused_message_in_a_hundred_is_named_and_nothing_is_lost(
     *, resumable: Cloud, create_many: CreateMany, cluster: Cluster, namespace: str, who: str, sink: str
 ) -> None:
-    """78, and the message's id; the others of its batch are stored; mended, the next run goes on behind the prefix."""
+    """78, and the message's id; what stood before it is stored, and the next run goes on behind the prefix."""
     before = resumable.saved
     created = ordered(create_many(namespace, 100))
     name = created[50]["metadata"]["name"]
@@ -329,13 +329,14 @@ def test_one_refused_message_in_a_hundred_is_named_and_nothing_is_lost(
     assert outcome.code == ExitCode.ACTION_NEEDED
     assert id_of(created[100]) in outcome.summary["message"]
     assert id_of(created[100]) not in told
-    assert {id_of(thing) for thing in created[:100]} <= told
     assert prefix
+    if "ordering" in sink:  # everything is in one lane, in order
+        assert {id_of(thing) for thing in created[:100]} <= told
     if who == "we":
         assert later.code == ExitCode.ACTION_NEEDED
     else:
-        assert (later.code, resumable.told[-1]) == (0, id_of(mended))
-        assert {id_of(thing) for thing in created} < set(resumable.told)
+        assert later.code == 0
+        assert {id_of(thing) for thing in [*created, mended]} < set(resumable.told)
 
 
 def test_r14_a_topic_that_refuses_everything_is_to_be_mended(
