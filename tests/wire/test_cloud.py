@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -375,6 +376,6 @@ def test_a_stuck_broker_does_not_keep_a_signalled_run(resumable: Cloud, cluster:
     assert (later.code, id_of(created) in resumable.told) == (0, True)
 
 
-def ordered(created: list[dict[str, object]]) -> list[dict[str, object]]:
+def ordered(created: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By version: threads have created them."""
-    return sorted(created, key=lambda thing: int(thing["metadata"]["resourceVersion"]))  # type: ignore[index]
+    return sorted(created, key=lambda thing: int(thing["metadata"]["resourceVersion"]))
