@@ -24,7 +24,7 @@ class Answer(Enum):
     HALF = auto()
     """The first half is stored, then the connection breaks."""
     REFUSED = auto()
-    """The first message is refused for ever; nothing is stored."""
+    """One of the messages is refused for ever, and it is not said which; nothing is stored."""
     HANGS = auto()
     """There is no answer until the sink is left."""
 
@@ -42,6 +42,8 @@ class MemorySink:
         self.broken: list[str] = []
         self.otherwise = Answer.STORED
         """The answer when the script is at its end."""
+        self.poison: Callable[[Message], bool] = lambda _: False
+        """Which messages are refused for ever, together with the batch that they are in."""
         self.before: Callable[[int], object] = lambda _: None
         """Called with the lane before a batch is looked at."""
         self._script: deque[Answer] = deque()
@@ -96,6 +98,8 @@ class MemorySink:
             self._check(lane, messages, timeout)
             under_way[lane] += 1
             answer = self._script.popleft() if self._script else self.otherwise
+            if any(map(self.poison, messages)):
+                answer = Answer.REFUSED
         try:
             gate = self._shut.get(lane)
             if gate:
@@ -110,7 +114,7 @@ class MemorySink:
         if answer is Answer.HANGS:
             self._released.wait()
         if answer is Answer.REFUSED:
-            raise Refused(message, [messages[0].id])
+            raise Refused(message, [each.id for each in messages])
         kept = {Answer.STORED: len(messages), Answer.LOST: len(messages), Answer.HALF: len(messages) // 2}.get(
             answer, 0
         )

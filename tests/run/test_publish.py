@@ -162,6 +162,105 @@ def test_an_unavailable_sink_is_tried_again(line: Line, answer: Answer) -> None:
     assert line.sink.asked == 2
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40),
+    st.sets(st.integers(1, 40)),
+    st.integers(1, 3),
+    st.integers(1, 9),
+)
+def test_refused_messages_cost_nothing_but_themselves(keys: list[str], bad: set[int], lanes: int, most: int) -> None:
+    """P2: what is refused, and what follows it for its key, stays behind; the ledger waits before the first."""
+    with MemorySink(lanes=lanes, messages=most) as sink:
+        sink.poison = lambda message: int(message.id.partition("/")[2]) in bad
+        line = Line(sink)
+        blamed: set[int] = set()
+        try:
+            for version, key in enumerate(keys, 1):
+                line.put(key, version)
+            assert line.publisher.drain()
+        except Refused as refusal:
+            blamed = {int(each.partition("/")[2]) for each in refusal.ids}
+        line.publisher.close()
+        stored = {int(each.partition("/")[2]) for each in line.ids}
+
+        assert stored.isdisjoint(bad)
+        assert blamed <= bad
+        for key in set(keys):
+            mine = [version for version, put in enumerate(keys, 1) if put == key]
+            told = [version for version in mine if version in stored]
+            assert told == mine[: len(told)]
+        untold = [version for version in range(1, len(keys) + 1) if version not in stored]
+        assert line.ledger.version == (untold[0] - 1 if untold else len(keys))
+        assert sink.broken == []
+
+
+def test_r14_a_batch_refused_whole_and_singly_is_the_sinks_fault(line: Line) -> None:
+    """Nobody is blamed by name; a batch of one, or with one that is stored, has a message to blame."""
+    line.sink.hold(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    same_lane = [key for key in map(str, range(100)) if line.lane(key) == line.lane("a")][:3]
+    for version, key in enumerate(same_lane, 2):
+        line.put(key, version)
+    line.sink.poison = lambda message: not message.id.startswith("a/")
+    line.sink.release(line.lane("a"))
+    with pytest.raises(Refused, match="each of 3 messages was refused") as refused:
+        line.publisher.drain()
+
+    assert refused.value.ids == [f"{key}/{version}" for version, key in enumerate(same_lane, 2)]
+    assert line.ledger.version == 1
+
+
+def test_a_refusal_outweighs_an_unavailable_sink(line: Line) -> None:
+    """Halved, one message was refused before the sink went away: a person must act, whatever else is wrong."""
+    line.sink.hold(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    other = next(key for key in map(str, range(100)) if line.lane(key) == line.lane("a"))
+    line.put("a", 2)
+    line.put(other, 3)
+    line.sink.poison = lambda message: message.id == "a/2"
+
+    def leave(_: int) -> None:
+        if line.sink.asked == 3:
+            line.sink.otherwise = Answer.UNAVAILABLE
+            line.publisher.close()  # nothing is tried again
+
+    line.sink.before = leave
+    line.sink.release(line.lane("a"))
+    with pytest.raises(Refused) as refused:
+        line.publisher.drain()
+
+    assert refused.value.ids == ["a/2"]
+
+
+def test_p2_after_a_failure_what_is_under_way_still_counts(line: Line) -> None:
+    """A lane that is being answered when another fails is waited for: it need not be told again."""
+    slow, bad = two_lanes(line)
+    line.sink.hold(line.lane(slow))
+    line.put(slow, 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the slow batch")
+    line.sink.poison = lambda message: message.id == f"{bad}/2"
+    line.put(bad, 2)
+    wait_until(lambda: line.sink.asked == 2, SOON, "the bad batch")
+    threading.Timer(0.2, line.sink.release, [line.lane(slow)]).start()
+    with pytest.raises(Refused):
+        line.publisher.drain()
+
+    assert line.ledger.version == 1
+
+
+def test_a_run_that_was_stopped_for_long_sends_nothing_when_it_wakes_up(line: Line) -> None:
+    """Its deadline has passed, and it may have a successor."""
+    line.clock.jump(1000)
+    line.put("a", 1)
+
+    with pytest.raises(OutOfTime):
+        line.publisher.drain()
+    assert line.sink.asked == 0
+
+
 def test_a_refused_message_ends_the_publishing(line: Line) -> None:
     """Nothing behind it is acknowledged, and everybody who asks is told why."""
     line.sink.answer(Answer.REFUSED)
