@@ -79,7 +79,7 @@ Sink = Annotated[
         "--sink",
         envvar="WATCHER_SINK",
         metavar="URL",
-        help="Where messages go: stdout: or file:PATH.jsonl.",
+        help="Where messages go: pubsub://PROJECT/TOPIC[?ordering=N&region=R], file:PATH.jsonl or stdout:.",
         show_default="stdout:; required in a pod",
     ),
 ]
@@ -89,8 +89,8 @@ CheckpointUrl = Annotated[
         "--checkpoint",
         envvar="WATCHER_CHECKPOINT",
         metavar="URL",
-        help="Where the position is kept: file:PATH, or file:FOLDER/ to have the file named by cluster, namespace and "
-        "resource.",
+        help="Where the position is kept: gs://BUCKET/OBJECT or file:PATH; one that ends in / is completed with "
+        "CLUSTER/NAMESPACE/RESOURCE.json.gz.",
         show_default="a file in the user's state folder, named by all that it depends on; required in a pod",
     ),
 ]
