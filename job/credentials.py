@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from job.errors import OutOfTime, Unauthorized, Unavailable
+from job.errors import Unauthorized, Unavailable
 from job.logs import event
 from job.ports import Patience
 
 if TYPE_CHECKING:  # importing it costs 30 ms, and 150 more with its HTTP client
     from google.auth.credentials import Credentials
+    from google.auth.transport import Response
+    from google.auth.transport.requests import Request
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 _READY_SECONDS = 20.0
-"""How long a metadata server may need to get ready."""
-_PAUSE = 0.5
+"""How long a metadata server may need to get ready, and a token endpoint to answer."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 2.0
+_ANSWER_SECONDS = 5.0
+"""For one request; google-auth would wait for two minutes."""
+_LONGEST_REASON = 400
 
 log = logging.getLogger(__name__)
 
@@ -33,46 +41,106 @@ class GoogleCredentials:
         self._found: Credentials | None = None
 
     def get(self) -> Credentials:
-        """Credentials with a token. Raises `Unauthorized` where there are none, `Unavailable` where nobody answers."""
+        """Credentials with a token. Raises `Unauthorized` where there are none, `Unavailable` where nobody answers.
+
+        A pod that has none after 20 seconds will not have any: that is `Unauthorized`, whatever its last answer was.
+        """
         if not self._found:
             self._found = self._wait()
         return self._found
 
     def _wait(self) -> Credentials:
-        least_left = self._patience.left() - _READY_SECONDS
+        least_left, pause = max(0.0, self._patience.left() - _READY_SECONDS), _FIRST_PAUSE
         while True:
             try:
                 return _fetch()
             except (Unavailable, Unauthorized) as error:
-                worth_it = isinstance(error, Unavailable) or _in_a_young_pod()
-                if not worth_it or self._patience.left() <= least_left:
+                young = _in_a_young_pod()
+                if not young and isinstance(error, Unauthorized):
+                    raise
+                if self._patience.left() - least_left <= pause:
+                    if young:
+                        raise Unauthorized(str(error)) from error
                     raise
                 log.warning("%s; trying again", error, extra=event("credentials.retry"))
-                try:
-                    self._patience.pause(_PAUSE)
-                except OutOfTime:
-                    raise error from None
+            self._patience.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _in_a_young_pod() -> bool:
     """Whether credentials may still come from a metadata server that is starting."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get(_FILE)
 
 
 def _fetch() -> Credentials:
     """One attempt."""
+    # Read by google-auth when it looks for a metadata server the first time.
+    os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
+    # Its warnings say again what is told here, or miss a project that nobody needs.
+    logging.getLogger("google.auth").setLevel(logging.ERROR)
     import google.auth
     from google.auth.exceptions import GoogleAuthError
-    from google.auth.transport.requests import Request
 
+    request = _request()
     try:
         credentials: Credentials
-        credentials, _ = google.auth.default(scopes=[_SCOPE])
-        credentials.refresh(Request())
+        credentials, _ = google.auth.default(scopes=[_SCOPE], request=request)
+        credentials.refresh(request)
     except GoogleAuthError as error:
-        message = (
-            f"no Google credentials could be had: {' '.join(str(error).split())} "
-            "(in a pod they come from Workload Identity, elsewhere from `gcloud auth application-default login`)"
-        )
-        raise (Unavailable if error.retryable else Unauthorized)(message) from error
+        raise (Unavailable if error.retryable else Unauthorized)(_message(_said(error))) from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # What files and answers make of it that are not as google-auth expects: it checks few of them.
+        raise Unauthorized(_message(_said(error))) from error
     return credentials
+
+
+def _request() -> Request:
+    """How google-auth speaks HTTP here: it would repeat each failed request, up to half a minute for one attempt."""
+    from google.auth.exceptions import TransportError
+    from google.auth.transport import DEFAULT_RETRYABLE_STATUS_CODES
+    from google.auth.transport.requests import Request
+
+    class Once(Request):
+        def __call__(
+            self,
+            url: str,
+            method: str = "GET",
+            body: bytes | None = None,
+            headers: Mapping[str, str] | None = None,
+            timeout: float | None = None,
+            **others: object,
+        ) -> Response:
+            # Without a path it asks whether there is a metadata server at all: that there is none is no error.
+            matters = urlsplit(url).path
+            seconds = min(timeout or _ANSWER_SECONDS, _ANSWER_SECONDS)
+            try:
+                response: Response = super().__call__(url, method, body, headers, seconds, **others)  # type: ignore[no-untyped-call]
+            except TransportError as error:
+                if matters:
+                    raise Unavailable(_message(_said(error))) from error
+                raise
+            if matters and response.status in DEFAULT_RETRYABLE_STATUS_CODES:
+                reason = f"{url} answered {response.status}: {response.data.decode(errors='replace')}"
+                raise Unavailable(_message(reason))
+            return response
+
+    return Once()
+
+
+def _message(reason: str) -> str:
+    origin = (
+        f"they are those of {file}, which {_FILE} names"
+        if (file := os.environ.get(_FILE))
+        else "in a pod they come from Workload Identity, elsewhere from `gcloud auth application-default login`"
+    )
+    return f"no Google credentials could be had: {' '.join(reason.split())[:_LONGEST_REASON]} ({origin})"
+
+
+def _said(error: BaseException) -> str:
+    """The words of an error; google-auth's carry what caused them, and whole answers, beside their own."""
+    from google.auth.exceptions import GoogleAuthError
+
+    if not isinstance(error, GoogleAuthError):
+        return f"{type(error).__name__}: {error}"
+    parts = [_said(part) if isinstance(part, Exception) else part for part in error.args]
+    return ": ".join(part for part in parts if isinstance(part, str))
