@@ -25,7 +25,8 @@ def lint(session: nox.Session) -> None:
     install(session)
     session.run("ruff", "check", *PYTHON_FILES)
     session.run("ruff", "format", "--check", *PYTHON_FILES)
-    session.run("codespell", "job", "tests", "docs", "examples", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "cronjob.yaml")
+    pages = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "cronjob.yaml")
+    session.run("codespell", "job", "tests", "docs", "examples", *pages)
 
 
 @nox.session

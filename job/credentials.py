@@ -41,10 +41,7 @@ class GoogleCredentials:
         self._found: Credentials | None = None
 
     def get(self) -> Credentials:
-        """Credentials with a token. Raises `Unauthorized` where there are none, `Unavailable` where nobody answers.
-
-        A pod that has none after 20 seconds will not have any: that is `Unauthorized`, whatever its last answer was.
-        """
+        """Credentials with a token. Raises `Unauthorized` where there are none, `Unavailable` where nobody answers."""
         if not self._found:
             self._found = self._wait()
         return self._found
@@ -55,12 +52,8 @@ class GoogleCredentials:
             try:
                 return _fetch()
             except (Unavailable, Unauthorized) as error:
-                young = _in_a_young_pod()
-                if not young and isinstance(error, Unauthorized):
-                    raise
-                if self._patience.left() - least_left <= pause:
-                    if young:
-                        raise Unauthorized(str(error)) from error
+                worth_it = isinstance(error, Unavailable) or _in_a_young_pod()
+                if not worth_it or self._patience.left() - least_left <= pause:
                     raise
                 log.warning("%s; trying again", error, extra=event("credentials.retry"))
             self._patience.pause(pause)

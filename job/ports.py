@@ -164,7 +164,7 @@ class Store(Protocol):
         """Get ready, once, before the first load: find the credentials."""
 
     def load(self, timeout: float) -> Stored | None:
-        """The value, or None if there is none; unreadable is an error, never None. One attempt of `timeout` seconds."""
+        """The value, or None if there is none; unreadable is an error, never None. One attempt, of `timeout` > 0 s."""
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the value that `replacing` names (None: there must be none) and return the new token. One attempt.

@@ -96,6 +96,7 @@ def run(
             try:
                 _save(session, _drain(session, _read(session, known, current)))
             except Superseded as superseded:
+                summary.error = None  # whatever it was, it is the winner's now
                 summary.notes.append(f"{superseded}; this run stopped, and saved nothing more.")
             _conclude(session)
     summary.seconds = deadline.elapsed
@@ -117,6 +118,8 @@ def _load(store: Store, deadline: Deadline) -> Stored | None:
                 raise
             log.warning("%s; trying again", error, extra=event("store.retry"))
             deadline.pause(pause)
+            if deadline.left() <= least_left:
+                raise
             pause *= 2
 
 
@@ -203,6 +206,7 @@ def _save(session: Session, error: WatcherError | None) -> None:
     """The last save. After a failure only if there is something new, and never before anything was acknowledged."""
     session.publisher.close()
     summary, commit, ledger = session.summary, session.commit, session.ledger
+    ledger.close()
     summary.error = error
     if (error and not commit.moved) or not (ledger.version or ledger.listed or ledger.epoch):
         return

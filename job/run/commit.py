@@ -29,6 +29,8 @@ SAVE_INTERVAL = 10.0
 """Seconds between two saves of one run; object stores take about one write a second and bill each."""
 _FIRST_PAUSE = 0.25
 """Seconds before a save is tried again, doubled each time."""
+_SHORTEST = 0.1
+"""Seconds for an attempt, also where none are left: a run that wakes up late finds out that it has a successor."""
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Ledger:
 
     def __init__(self, start: Checkpoint) -> None:
         self._lock = threading.Lock()
+        self._closed = False
         self._watermark: Watermark[Effect] = Watermark()
         self._inventory = dict(start.inventory)
         self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
@@ -80,6 +83,8 @@ class Ledger:
     def acknowledge(self, positions: Iterable[Position[Effect]] = ()) -> None:
         """The messages of these positions are stored."""
         with self._lock:
+            if self._closed:
+                return
             for effect in self._watermark.rise(positions):
                 self._apply(effect)
 
@@ -111,6 +116,11 @@ class Ledger:
         """Drop the tombstones that the version has passed: no watch from it can bring their objects back (R2)."""
         for uid in [uid for uid, version in self._tombstones.items() if version <= self.version]:
             del self._tombstones[uid], self._inventory[uid]
+
+    def close(self) -> None:
+        """Count nothing more: what is acknowledged during the last save is not in it, and will be told again."""
+        with self._lock:
+            self._closed = True
 
     def inventory(self) -> dict[str, Known]:
         """A copy of what is acknowledged."""
@@ -201,7 +211,8 @@ class Commit:
                 pending.result()
         if self.moved and self._elapsed() - self._saved_when >= SAVE_INTERVAL:
             self._saved_when = self._elapsed()
-            self._pending = in_background("save", lambda: self._save(SAVE))
+            until = self._elapsed() + SAVE
+            self._pending = in_background("save", lambda: self._save(until))
 
     def save(self, record: RunRecord | None = None) -> None:
         """Save now, again and again while there is time for it, at the end with the record of the run.
@@ -218,7 +229,7 @@ class Commit:
         self._saved_when = self._elapsed()
         saving = in_background("save", lambda: self._save_until(until))
         try:
-            saving.result(timeout=max(0.0, until - self._elapsed()) + 1)
+            saving.result(timeout=max(0.0, until - self._elapsed()))
         except TimeoutError as error:
             message = f"the checkpoint could not be saved within {SAVE:g} s"
             raise Unavailable(message) from error
@@ -227,8 +238,7 @@ class Commit:
         sleep, pause = threading.Event().wait, _FIRST_PAUSE
         while True:
             try:
-                # Half of the time: an attempt whose answer does not come leaves enough for another.
-                return self._save((until - self._elapsed()) / 2)
+                return self._save(until)
             except Unavailable as error:
                 if self._elapsed() + pause >= until:
                     raise
@@ -236,9 +246,11 @@ class Commit:
                 sleep(pause)
                 pause *= 2
 
-    def _save(self, timeout: float) -> None:
+    def _save(self, until: float) -> None:
         """One attempt. A conflict is looked into once: our own bytes may be there, and their answer lost (R13)."""
         with self._saving:
+            # Half of the time: an attempt whose answer does not come leaves enough for another.
+            timeout = max(_SHORTEST, (until - self._elapsed()) / 2)
             self._sequence += 1
             now = self._now()
             checkpoint, moves = self.ledger.onto(self._start)

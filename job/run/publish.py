@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from zlib import crc32
 
-from job.errors import OutOfTime, Refused, Stopped, Unavailable, WatcherError
+from job.errors import ActionNeeded, OutOfTime, Refused, Stopped, Unavailable, WatcherError
 from job.logs import event
 from job.message import Message
 from job.ports import Limits, Sink
@@ -34,6 +34,10 @@ _TICK = 0.1
 log = logging.getLogger(__name__)
 
 Waiting = tuple[Position[Effect], Message]
+
+
+class _Abandoned(Exception):
+    """Another lane has failed: nothing more is tried."""
 
 
 class _Lane:
@@ -137,7 +141,9 @@ class Publisher:
                 failure = error
             with self._changed:
                 self._requests -= 1
-                self._failure = self._failure or failure
+                # A person must act, whatever else is wrong.
+                if not self._failure or isinstance(failure, ActionNeeded):
+                    self._failure = failure
                 lane.scheduled = bool(lane.waiting)
                 if lane.scheduled:
                     self._ready.append(lane)
@@ -158,7 +164,7 @@ class Publisher:
 
         What comes after a refused message of its key is left over too: it must not be stored before it.
         """
-        parts, refused, keys = [batch], list[Refused](), set[str]()
+        parts, refused, keys, stored = [batch], list[Refused](), set[str](), False
         while parts:
             part = [each for each in parts.pop() if each[1].key not in keys]
             if not part:
@@ -171,20 +177,22 @@ class Publisher:
                     continue
                 refused.append(error)
                 keys.add(part[0][1].key)
-            except WatcherError as error:
-                if refused:  # a person must act, whatever else is wrong
+            except (WatcherError, _Abandoned) as error:
+                if refused:
                     raise _refusal(refused) from error
                 raise
             else:
                 self._stored(part)
+                stored = True
         if refused:
-            raise _refusal(refused, everything=len(refused) == len(batch) > 1)
+            raise _refusal(refused, everything=not stored and len(refused) > 1)
 
     def _send(self, lane: int, messages: Sequence[Message]) -> None:
         """One request, again and again while the sink is unavailable and there is time."""
         pause = _FIRST_PAUSE
         while True:
-            self.check()
+            if self._failure:
+                raise _Abandoned
             if not self._deadline.publish_left:  # perhaps this process was stopped for long, and has a successor
                 message = "the deadline of the run has passed"
                 raise OutOfTime(message)

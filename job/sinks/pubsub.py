@@ -36,6 +36,7 @@ _TOPIC = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT = re.compile(r"[a-z](?:[a-z0-9.:-]{0,98}[a-z0-9])?")
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)+[0-9]+")
 _LOCATION = re.compile(r"//(?P<project>[^/]+)/(?P<topic>[^/]+)")
+_EMULATOR = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 3000))
 """A broker that comes back is found again within the drain; the default waits up to two minutes."""
 _TO_EMULATOR = (*_CHANNEL, ("grpc.enable_http_proxy", 0))
@@ -71,7 +72,11 @@ class PubSubSink:
             message = f"the sink {str(address)!r} has a region that is not one, as europe-west1 is"
             raise UsageError(message)
         topic = f"projects/{found['project']}/topics/{found['topic']}"
-        return cls(topic, credentials, ordering=_ordering(address), region=region)
+        sink = cls(topic, credentials, ordering=_ordering(address), region=region)
+        if sink._emulator and not _EMULATOR.fullmatch(sink._emulator):
+            message = f"PUBSUB_EMULATOR_HOST is {sink._emulator!r}, which is no HOST:PORT"
+            raise UsageError(message)
+        return sink
 
     def open(self) -> None:
         """Fetch the credentials."""

@@ -25,12 +25,14 @@ if TYPE_CHECKING:  # importing it takes 0.2 s: only runs with this store pay for
     from google.cloud.storage import Blob, Client
 
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
+_SHORTEST_SECONDS = 0.1
 NOTHING_YET = b"workflow-watcher was here, and has saved nothing yet\n"
 """What `load` writes where it may not know whether there is an object."""
 # https://cloud.google.com/storage/docs/buckets#naming and https://cloud.google.com/storage/docs/objects#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_NAME = 1024
 _LOCATION = re.compile(r"//(?P<bucket>[^/]+)/(?P<name>[^\r\n]+)")
+_EMULATOR = re.compile(r"(?:https?://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 """Refusals that pass by themselves."""
 _LONGEST_REASON = 300
@@ -55,7 +57,11 @@ class GcsStore:
         if not found or not _BUCKET.fullmatch(found["bucket"]) or not _is_object(found["name"]):
             message = f"the checkpoint {str(address)!r} is not gs://BUCKET/OBJECT or gs://BUCKET/PREFIX/"
             raise UsageError(message)
-        return cls(found["bucket"], found["name"], credentials)
+        store = cls(found["bucket"], found["name"], credentials)
+        if store._emulator and not _EMULATOR.fullmatch(store._emulator):
+            message = f"STORAGE_EMULATOR_HOST is {store._emulator!r}, which is no http://HOST:PORT"
+            raise UsageError(message)
+        return store
 
     def open(self) -> None:
         """Fetch the credentials."""
@@ -66,6 +72,7 @@ class GcsStore:
         """The object's bytes and generation, in one request where there is one."""
         from google.api_core import exceptions as google
 
+        self._nothing = 0
         with self._translated("read"):
             try:
                 return self._read(timeout)
@@ -74,11 +81,9 @@ class GcsStore:
                     return None
             except google.Forbidden:
                 pass
-            try:
-                self._nothing = self._write(NOTHING_YET, 0, timeout)
-            except google.PreconditionFailed:
-                return self._read(timeout)  # there is one: perhaps another run has created it just now
-        return None
+            with suppress(google.PreconditionFailed):  # there is one: perhaps another run has created it just now
+                self._write(NOTHING_YET, 0, timeout)
+            return self._read(timeout)
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the object; plain gzip bytes, since Cloud Storage unpacks what is declared as encoded."""
@@ -150,7 +155,7 @@ class GcsStore:
     @contextmanager
     def _translated(self, done: str) -> Iterator[None]:
         from google.api_core import exceptions as google
-        from google.auth.exceptions import GoogleAuthError
+        from google.auth.exceptions import GoogleAuthError, TransportError
         from google.cloud.storage.exceptions import DataCorruption
         from requests import RequestException
 
@@ -171,9 +176,13 @@ class GcsStore:
             raise (ActionNeeded if lasting else Unavailable)(message) from error
         except GoogleAuthError as error:
             message = f"{self} cannot be {done}, since no access token could be had: {_line(error)}"
-            raise (Unavailable if error.retryable else Unauthorized)(message) from error
+            passing = error.retryable or any(isinstance(part, TransportError) for part in (error, *error.args))
+            raise (Unavailable if passing else Unauthorized)(message) from error
         except (RequestException, DataCorruption, OSError) as error:
             message = f"{self} cannot be {done}: {_line(error)}"
+            raise Unavailable(message) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            message = f"{self} cannot be {done}: something else than Cloud Storage has answered ({_line(error)})"
             raise Unavailable(message) from error
 
 
@@ -182,16 +191,18 @@ def _is_object(name: str) -> bool:
 
 
 def _attempt(timeout: float) -> tuple[float, float]:
-    """The time-outs of one request: to connect, and for each read."""
+    """The time-outs of one request: to connect, and for each read. A run that wakes up too late still gets one try."""
+    timeout = max(timeout, _SHORTEST_SECONDS)
     return min(CONNECT_SECONDS, timeout), min(READ_SECONDS, timeout)
 
 
 def _line(error: Exception) -> str:
     """What the service or a library said, on one line; the client's own text repeats the request and the answer."""
-    said = str(error)
-    response = getattr(error, "response", None)
-    if response is not None:
-        said = response.text
-        with suppress(ValueError, KeyError, TypeError):
-            said = response.json()["error"]["message"]
-    return " ".join(said.split())[:_LONGEST_REASON]
+    from google.api_core.exceptions import GoogleAPICallError
+
+    said: object = error
+    if isinstance(error, GoogleAPICallError) and error.response is not None:
+        said = error.response.text
+        with suppress(ValueError, LookupError, TypeError):
+            said = error.response.json()["error"]["message"]
+    return " ".join(str(said).split())[:_LONGEST_REASON]

@@ -296,3 +296,29 @@ def test_what_a_person_must_mend_ends_the_save(desk: Desk) -> None:
     with pytest.raises(ActionNeeded):
         desk.commit.save(RECORD)
     assert tries == [1]
+
+
+def test_a_closed_ledger_counts_nothing_more(desk: Desk) -> None:
+    """What is acknowledged during the last save is not in it: the summary must not say so."""
+    desk.acknowledge(101)
+    desk.commit.ledger.close()
+    desk.acknowledge(102)
+    desk.commit.save()
+
+    assert (desk.commit.ledger.version, desk.saved.version) == (101, 101)
+
+
+def test_a_run_that_wakes_up_after_its_time_finds_its_successor(desk: Desk) -> None:
+    """Stopped in the middle of its last save for an hour: one attempt is left, and it loses."""
+    desk.acknowledge(101)
+    desk.store.answer(Save.UNAVAILABLE)
+
+    def overtaken() -> None:
+        desk.clock.jump(3600)
+        desk.store.put(FOREIGN)
+
+    desk.store.before_save.append(overtaken)
+    with pytest.raises((Superseded, Unavailable)):
+        desk.commit.save()
+
+    assert desk.saved.run_id == "foreign"

@@ -235,6 +235,24 @@ def test_a_refusal_outweighs_an_unavailable_sink(line: Line) -> None:
     assert refused.value.ids == ["a/2"]
 
 
+def test_a_refusal_in_one_lane_outweighs_an_unavailable_other(line: Line) -> None:
+    """Both fail, the unavailable one first: a person must act, whatever else is wrong."""
+    bad, away = two_lanes(line)
+    line.sink.hold(line.lane(bad))
+    line.sink.answer(Answer.REFUSED)
+    line.sink.otherwise = Answer.UNAVAILABLE
+    line.put(bad, 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the bad batch")
+    line.put(away, 2)
+    wait_until(lambda: line.sink.asked == 2, SOON, "the other batch")
+    line.publisher.close()
+    wait_until(lambda: len(workers()) == 1, SOON, "the other lane to give up")
+    line.sink.release(line.lane(bad))
+
+    with pytest.raises(Refused):
+        line.publisher.drain()
+
+
 def test_p2_after_a_failure_what_is_under_way_still_counts(line: Line) -> None:
     """A lane that is being answered when another fails is waited for: it need not be told again."""
     slow, bad = two_lanes(line)

@@ -328,6 +328,32 @@ def test_r13_an_overtaken_run_ends_well_and_says_so(scene: Scene) -> None:
     assert scene.saved.run_id == "other"
 
 
+@pytest.mark.parametrize("answer", [Answer.HANGS, Answer.UNAVAILABLE, Answer.REFUSED])
+def test_r13_an_overtaken_run_ends_well_whatever_else_went_wrong(scene: Scene, answer: Answer) -> None:
+    """Its sink was away, too: that is the winner's now."""
+    scene.cluster.create("a")
+    scene.cluster.create("b")
+    scene.run()
+    foreign = scene.saved
+
+    def away() -> None:
+        scene.sink.otherwise = answer
+
+    scene.cluster.while_watched.extend(
+        [
+            lambda: scene.cluster.change("a"),
+            away,
+            lambda: scene.cluster.change("b"),
+            lambda: scene.save(scene.cluster.version, dict(foreign.inventory), run_id="other"),
+        ]
+    )
+
+    summary = scene.run()
+
+    assert (summary.exit_code, summary.saved, scene.saved.run_id) == (ExitCode.DONE, False, "other")
+    assert "ended early" not in summary.sentence()
+
+
 def test_r13_a_run_that_is_overtaken_in_its_window_stops_at_once(scene: Scene) -> None:
     """It does not go on to publish what the other run publishes as well."""
     scene.cluster.create("a")

@@ -11,18 +11,21 @@ import msgspec
 import pytest
 
 from job.credentials import GoogleCredentials
-from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, WatcherError
+from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError, WatcherError
 from job.message import Message
 from job.ports import Sink
 from job.run.deadline import Deadline
+from job.settings import Address
 from job.sinks.pubsub import PubSubSink
 from tests.bed.pubsub import PubSub, Subscription, cloud_event
+from tests.bed.waiting import wait_until
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message
 from tests.fakes.publisher_server import ANSWER_LOST, Disconnect, Fault, PublisherServer, Stall, Status
 
 TOPIC = "projects/p/topics/changes"
 KEYS = 4
 SHORT = 0.3
+SOON = timedelta(seconds=20)
 Code = grpc.StatusCode
 _topics = (f"changes-{number}" for number in itertools.count(1))
 
@@ -186,7 +189,7 @@ def test_without_an_answer_it_is_unknown_what_was_stored(
     assert broken.fired == 1
     broken.release()
 
-    sink.publish(0, [message(1)], TIMEOUT)
+    wait_until(lambda: is_taken(sink, message(1)), SOON, "the sink to be available again")
     assert {stored.attributes["ce-id"] for stored in server.stored} == {"uid/1"}
 
 
@@ -198,14 +201,17 @@ def test_a_broker_that_comes_back_is_found_again(server: PublisherServer, sink: 
             sink.publish(0, [message(1)], SHORT)
     server.up()
 
-    published = False
-    while not published:
-        try:
-            sink.publish(0, [message(1)], TIMEOUT)
-        except Unavailable:
-            continue
-        published = True
+    wait_until(lambda: is_taken(sink, message(1)), SOON, "the sink to be available again")
     assert [stored.attributes["ce-id"] for stored in server.stored] == ["uid/1"]
+
+
+def is_taken(sink: PubSubSink, wanted: Message) -> bool:
+    """Right after a connection was cut, gRPC may fail another request."""
+    try:
+        sink.publish(0, [wanted], TIMEOUT)
+    except Unavailable:
+        return False
+    return True
 
 
 def with_attribute(number: int, name: str, value: str) -> Message:
@@ -258,3 +264,11 @@ def test_an_ordering_key_has_a_limit(server: PublisherServer, monkeypatch: pytes
     with pytest.raises(Refused, match="ordering key"):
         sink.publish(0, [with_attribute(1, "source", "/" * 1024)], TIMEOUT)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("emulator", ["localhost", "http://localhost:8085", ":8085", "localhost:port"])
+def test_an_emulator_that_cannot_be_is_a_usage_error(emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be tried again for ever."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator)
+    with pytest.raises(UsageError, match="PUBSUB_EMULATOR_HOST"):
+        PubSubSink.at(Address("pubsub", "//p/changes"), GoogleCredentials(Deadline(timedelta())))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from job.credentials import GoogleCredentials
-from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable
+from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
 from job.ports import Conflict, Store, Stored
 from job.run.deadline import Deadline
+from job.settings import Address
 from job.stores.gcs import NOTHING_YET, GcsStore
 from tests.bed.gcs import FakeGcsServer
 from tests.contracts.store import MANY, TIMEOUT, StoreContract, loaded
@@ -266,3 +270,78 @@ def test_an_emulator_may_be_named_without_a_scheme(gcs: GcsServer, monkeypatch: 
     gcs.create_bucket(BUCKET)
 
     assert store_in(BUCKET).load(TIMEOUT) is None
+
+
+@pytest.mark.parametrize("timeout", [0.0, -3600.0])
+def test_a_run_that_wakes_up_too_late_still_gets_one_try(store: GcsStore, gcs: GcsServer, timeout: float) -> None:
+    """So that it finds out that it has a successor."""
+    token = store.save(b"one", None, timeout)
+    gcs.put(BUCKET, NAME, b"two")
+
+    with pytest.raises(Conflict):
+        store.save(b"three", token, timeout)
+    assert loaded(store).data == b"two"
+
+
+@pytest.mark.parametrize("emulator", ["http://", "ftp://localhost", "localhost:port", "http://a b", "//localhost"])
+def test_an_emulator_that_cannot_be_is_a_usage_error(emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be tried again for ever."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    with pytest.raises(UsageError, match="STORAGE_EMULATOR_HOST"):
+        GcsStore.at(Address("gs", f"//{BUCKET}/{NAME}"), GoogleCredentials(Deadline(timedelta())))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Type": "text/html"}, b"<h1>Please log in</h1>"),
+        ({"Content-Type": "application/json"}, b"{}"),
+        ({}, b"[]"),
+        ({}, b"null"),
+        ({}, b'{"generation": "many"}'),
+        ({"X-Goog-Hash": "crc32c", "X-Goog-Generation": "1"}, b"abc"),
+        ({"X-Goog-Hash": "crc32c=Nks7Ng==", "X-Goog-Generation": "many"}, b"abc"),
+        ({"X-Goog-Hash": "crc32c=Nks7Ng=="}, b"abc"),
+        ({"X-Goog-Stored-Content-Length": "many"}, b"abc"),
+        ({"Content-Encoding": "gzip"}, b"abc"),
+    ],
+)
+def test_what_is_no_answer_of_cloud_storage_is_unavailable(
+    headers: dict[str, str], body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy says 200 to everything: no bug of ours, and no value."""
+    with proxy_that_answers(headers, body) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        with pytest.raises(Unavailable):
+            store_in(BUCKET).load(TIMEOUT)
+        with pytest.raises(Unavailable):
+            store_in(BUCKET).save(b"one", None, TIMEOUT)
+
+
+@contextmanager
+def proxy_that_answers(headers: dict[str, str], body: bytes) -> Iterator[str]:
+    """Whatever is asked."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
