@@ -1,23 +1,33 @@
 """Histories that take minutes: `nox -s long`."""
 
+import json
 import logging
+import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.waiting import wait_until
+from tests.fakes.gcs_server import GcsServer
+from tests.fakes.publisher_server import PublisherServer
 from tests.history.scene import BETWEEN_RUNS, PATIENCE, Watched, change_the_crd, restart, under_load
 from tests.history.truth import gaps, untold_versions, wrong_ends
 from tests.program import Program
+from tests.wire.cloud import BUCKET, TOPIC, Cloud
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 log = logging.getLogger(__name__)
 CHAOS_ROUNDS = 5
+EVENT_BYTES, WRITERS = 6_000, 8
 
 
 def test_five_runs_with_the_default_window_tell_everything(program: Program, cluster: Cluster, namespace: str) -> None:
@@ -72,3 +82,69 @@ def test_chaos_costs_no_last_state_and_no_deletion(
     log.info("%s; gaps: %s", " ".join(happenings), " ".join(message["data"]["reason"] for message in gaps(messages)))
 
     assert wrong_ends(writers.truth, messages) == []
+
+
+def test_memory_does_not_grow_with_the_number_of_events(
+    *, control_plane: ControlPlane, program: Program, cluster: Cluster, namespace: str, gcs: GcsServer
+) -> None:
+    """20,000 events, into a broker that answers after 30 ms, take no more memory than 5,000, and all are stored."""
+    with PublisherServer(TOPIC) as broker:
+        gcs.create_bucket(BUCKET)
+        cloud = Cloud(program, broker, gcs)
+        names = [f"w-{number:03}" for number in range(500)]
+        for name in names:
+            cluster.create(namespace, name, size_bytes=EVENT_BYTES)
+        assert cloud.run("--window=0s").code == 0
+        broker.latency = 0.03
+        few = measured(cloud, partial(burst, control_plane, namespace, names, 5_000))
+        many = measured(cloud, partial(burst, control_plane, namespace, names, 20_000))
+
+    log.info("5,000 events: %s; 20,000 events: %s", few, many)
+    assert (few.start, few.stored, many.start, many.stored) == ("resumed", 5_000, "resumed", 20_000)
+    assert many.peak_bytes - few.peak_bytes < 15_000 * EVENT_BYTES / 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run took."""
+
+    start: str
+    stored: int
+    requests: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def measured(cloud: Cloud, happen: Callable[[], None]) -> Measured:
+    """Let something happen, and catch up with it."""
+    happen()
+    stored, requests = len(cloud.broker.stored), len(cloud.broker.requests)
+    with cloud.start("--window=0s") as running:
+        assert running.process.stderr
+        lines = running.process.stderr.readlines()
+        _, status, usage = os.wait4(running.process.pid, 0)
+        running.process.returncode = os.waitstatus_to_exitcode(status)
+    summary = json.loads(lines[-1])
+    assert running.process.returncode == 0, lines
+    return Measured(
+        start=summary["start"],
+        stored=len(cloud.broker.stored) - stored,
+        requests=len(cloud.broker.requests) - requests,
+        seconds=summary["seconds"],
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
+        peak_bytes=usage.ru_maxrss * 1024,
+    )
+
+
+def burst(control_plane: ControlPlane, namespace: str, names: list[str], events: int) -> None:
+    """Change so many times, as fast as the API server takes it: its ring has the last 75 seconds at least."""
+
+    def write(mine: list[str]) -> None:
+        with control_plane.cluster() as connection:
+            for number in range(events // WRITERS):
+                name = mine[number % len(mine)]
+                connection.patch(namespace, name, {"status": {"progress": f"{random.randrange(10**9)}/1"}})
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        list(threads.map(write, [names[first::WRITERS] for first in range(WRITERS)]))
