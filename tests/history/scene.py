@@ -12,6 +12,8 @@ from tests.bed.cluster import WORKFLOW_CRD, Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.gcs import FakeGcsServer
 from tests.bed.pubsub import PubSub, cloud_event
+from tests.fakes.gcs_server import GcsServer
+from tests.fakes.publisher_server import PublisherServer
 from tests.history.truth import Message, stored
 from tests.history.writers import Writers
 from tests.program import Outcome, Program, Running
@@ -30,6 +32,8 @@ class Place(Protocol):
 
     options: Sequence[str]
     environment: Mapping[str, str]
+    ordered: bool
+    """Whether the versions of one object come in their order."""
 
     @property
     def messages(self) -> list[Message]:
@@ -43,6 +47,7 @@ class Files:
         self._sink = program.folder / "changes.jsonl"
         self.options: Sequence[str] = [f"--sink=file:{self._sink}", program.checkpoint]
         self.environment: Mapping[str, str] = {}
+        self.ordered = True
 
     @property
     def messages(self) -> list[Message]:
@@ -72,6 +77,31 @@ class GoogleCloud:
         for received in map(cloud_event, self._subscription.drain()):
             self._pulled.append({**received.attributes, "data": json.loads(received.data)})
         return self._pulled
+
+
+class SlowBroker:
+    """Servers of ours, which show at once what is stored; with several requests under way at any moment."""
+
+    topic = "projects/p/topics/changes"
+
+    def __init__(self, broker: PublisherServer, gcs: GcsServer) -> None:
+        self._broker = broker
+        self.ordered = True
+        broker.latency = 0.05
+        gcs.create_bucket("checkpoints")
+        self.options: Sequence[str] = ["--sink=pubsub://p/changes", "--checkpoint=gs://checkpoints/one.json.gz"]
+        self.environment: Mapping[str, str] = {
+            "PUBSUB_EMULATOR_HOST": broker.address,
+            "STORAGE_EMULATOR_HOST": gcs.url,
+        }
+
+    @property
+    def messages(self) -> list[Message]:
+        return [
+            {name.removeprefix("ce-"): value for name, value in stored.attributes.items()}
+            | {"data": json.loads(stored.data)}
+            for stored in self._broker.stored
+        ]
 
 
 class Watched:

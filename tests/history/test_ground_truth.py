@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,16 +12,58 @@ from tests.bed.control_plane import ControlPlane
 from tests.bed.gcs import FakeGcsServer
 from tests.bed.pubsub import PubSub
 from tests.bed.waiting import wait_until
-from tests.history.scene import BETWEEN_RUNS, PATIENCE, GoogleCloud, Watched, change_the_crd, restart, under_load
+from tests.fakes.gcs_server import GcsServer
+from tests.fakes.publisher_server import PublisherServer
+from tests.history.scene import (
+    BETWEEN_RUNS,
+    PATIENCE,
+    Files,
+    GoogleCloud,
+    Place,
+    SlowBroker,
+    Watched,
+    change_the_crd,
+    restart,
+    under_load,
+)
 from tests.history.truth import gaps, in_order, untold_versions, wrong_ends
 from tests.program import Program
 
 
+@pytest.fixture
+def files(program: Program) -> Place:
+    return Files(program)
+
+
+@pytest.fixture
+def a_subscription(pubsub: PubSub, fake_gcs_server: FakeGcsServer, namespace: str) -> Place:
+    return GoogleCloud(pubsub, fake_gcs_server, namespace)
+
+
+@pytest.fixture
+def an_ordered_subscription(pubsub: PubSub, fake_gcs_server: FakeGcsServer, namespace: str) -> Place:
+    return GoogleCloud(pubsub, fake_gcs_server, namespace, ordering=8)
+
+
+@pytest.fixture
+def a_slow_broker(gcs: GcsServer) -> Iterator[Place]:
+    with PublisherServer(SlowBroker.topic) as broker:
+        yield SlowBroker(broker, gcs)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where the runs publish and save, by the name of a fixture."""
+    found: Place = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("place", ["files", "a_subscription", "an_ordered_subscription"], indirect=True)
 def test_five_runs_tell_every_version_in_order_and_every_deletion(
-    program: Program, cluster: Cluster, namespace: str
+    program: Program, cluster: Cluster, namespace: str, place: Place
 ) -> None:
     """With 1,000 Workflows of 2-20 KB under load, nothing is missing, nothing is false, and no gap is announced."""
-    watched = Watched(program)
+    watched = Watched(program, place)
     with under_load(cluster, namespace, objects=1000, seed=1) as writers:
         for _ in range(4):
             watched.run()
@@ -29,37 +71,10 @@ def test_five_runs_tell_every_version_in_order_and_every_deletion(
         wait_until(lambda: len(writers.truth.lives) >= 1000, PATIENCE, "1,000 Workflows to have lived")
         last = watched.start()
     watched.finish(last)
-    messages = watched.messages
+    messages = watched.messages if place.ordered else in_order(watched.messages)
 
     assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
     assert untold_versions(writers.truth, messages) == []
-    assert gaps(messages) == []
-    assert len({message["id"] for message in messages}) == len(messages)
-
-
-@pytest.fixture(params=[0, 8], ids=["without-keys", "with-8-keys"])
-def cloud(
-    request: pytest.FixtureRequest, pubsub: PubSub, fake_gcs_server: FakeGcsServer, namespace: str
-) -> GoogleCloud:
-    return GoogleCloud(pubsub, fake_gcs_server, namespace, ordering=request.param)
-
-
-def test_five_runs_tell_every_version_to_a_subscription(
-    program: Program, cluster: Cluster, namespace: str, cloud: GoogleCloud
-) -> None:
-    """Through Pub/Sub, with GCS, nothing is missing or false; with ordering keys an object's versions come in order."""
-    watched = Watched(program, cloud)
-    with under_load(cluster, namespace, objects=1000, seed=6) as writers:
-        for _ in range(4):
-            watched.run()
-            time.sleep(BETWEEN_RUNS)
-        wait_until(lambda: len(writers.truth.lives) >= 1000, PATIENCE, "1,000 Workflows to have lived")
-        last = watched.start()
-    watched.finish(last)
-    messages = watched.messages
-
-    assert watched.starts == ["first", "resumed", "resumed", "resumed", "resumed"]
-    assert untold_versions(writers.truth, messages if cloud.ordered else in_order(messages)) == []
     assert gaps(messages) == []
     assert len({message["id"] for message in messages}) == len(messages)
 
@@ -110,9 +125,10 @@ def test_an_api_server_restart_in_mid_run_costs_no_last_state_and_no_deletion(
     assert gaps(messages) or untold_versions(writers.truth, messages) == []
 
 
-def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, namespace: str) -> None:
+@pytest.mark.parametrize("place", ["files", "a_slow_broker"], indirect=True)
+def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, namespace: str, place: Place) -> None:
     """After four runs that were killed -9 in mid-watch, the next one has told every version in order."""
-    watched = Watched(program)
+    watched = Watched(program, place)
     moments = random.Random(4)
     with under_load(cluster, namespace, objects=200, seed=4) as writers:
         watched.run()
@@ -132,9 +148,10 @@ def test_runs_that_are_killed_lose_nothing(program: Program, cluster: Cluster, n
     assert len({message["id"] for message in messages}) < len(messages)  # the kills did cost repeats
 
 
-def test_two_runs_at_once_lose_nothing(program: Program, cluster: Cluster, namespace: str) -> None:
+@pytest.mark.parametrize("place", ["files", "a_slow_broker"], indirect=True)
+def test_two_runs_at_once_lose_nothing(program: Program, cluster: Cluster, namespace: str, place: Place) -> None:
     """Two runs on one checkpoint both tell the truth, one of them saves, and the other says that it was overtaken."""
-    watched = Watched(program)
+    watched = Watched(program, place)
     with under_load(cluster, namespace, objects=200, seed=5) as writers:
         watched.run()
         both = [watched.start(), watched.start()]
