@@ -79,6 +79,8 @@ def _fetch() -> Credentials:
         credentials: Credentials
         credentials, _ = google.auth.default(scopes=[_SCOPE], request=request)
         credentials.refresh(request)
+        # Google's clients ask for it when they are made, which is late for an answer that does not come.
+        _ = credentials.universe_domain
     except GoogleAuthError as error:
         raise (Unavailable if error.retryable else Unauthorized)(_message(_said(error))) from error
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:

@@ -150,6 +150,7 @@ class PubSubSink:
     @contextmanager
     def _translated(self, messages: Sequence[Message]) -> Iterator[None]:
         from google.api_core import exceptions as google
+        from google.auth.exceptions import GoogleAuthError
 
         topic = self._topic
         try:
@@ -171,7 +172,7 @@ class PubSubSink:
         except (google.FailedPrecondition, google.MethodNotImplemented) as error:
             message = f"{topic} cannot be published to until somebody mends it: {error.message}"
             raise ActionNeeded(message) from error
-        except google.GoogleAPIError as error:
+        except (google.GoogleAPIError, GoogleAuthError) as error:
             message = f"{topic} did not take {len(messages)} messages: {error}"
             raise Unavailable(message) from error
 

@@ -202,7 +202,7 @@ def _line(error: Exception) -> str:
 
     said: object = error
     if isinstance(error, GoogleAPICallError) and error.response is not None:
-        said = error.response.text
-        with suppress(ValueError, LookupError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, RuntimeError):
+            said = error.response.text
             said = error.response.json()["error"]["message"]
     return " ".join(str(said).split())[:_LONGEST_REASON]

@@ -26,14 +26,14 @@ class Cloud:
         self._program = program
         self._environment = {"PUBSUB_EMULATOR_HOST": broker.address, "STORAGE_EMULATOR_HOST": gcs.url}
 
-    def start(self, *options: str, sink: str = "pubsub://p/changes") -> Running:
+    def start(self, *options: str, sink: str = "pubsub://p/changes", **environment: str) -> Running:
         """Start a run."""
         place = [f"--sink={sink}", f"--checkpoint=gs://{BUCKET}/{NAME}"]
-        return self._program.start(*place, *options, environment=self._environment)
+        return self._program.start(*place, *options, environment={**self._environment, **environment})
 
-    def run(self, *options: str, sink: str = "pubsub://p/changes") -> Outcome:
+    def run(self, *options: str, sink: str = "pubsub://p/changes", **environment: str) -> Outcome:
         """Run it to its end."""
-        with self.start(*options, sink=sink) as running:
+        with self.start(*options, sink=sink, **environment) as running:
             return running.finish()
 
     @property
