@@ -243,7 +243,7 @@ def test_what_the_broker_does_not_take_is_published_by_the_next_run(
     failing = resumable.broker.inject(fault, times=None, skip=skip)
     outcome = resumable.run("--window=3s")
     prefix = resumable.is_at_the_acknowledged_prefix(before, created)
-    failing.left = 0
+    failing.withdraw()
     later = resumable.run("--window=0s")
 
     assert outcome.code == code
@@ -323,7 +323,7 @@ def test_one_refused_message_in_a_hundred_is_named_and_nothing_is_lost(
     outcome = resumable.run("--window=0s", sink=sink)
     told = set(resumable.told)
     prefix = resumable.is_at_the_acknowledged_prefix(before, created)
-    poison.left = 0
+    poison.withdraw()
     mended = cluster.patch(namespace, name, {"status": {"phase": "Running", "message": ""}})
     later = resumable.run("--window=0s", sink=sink)
 
@@ -350,7 +350,7 @@ def test_r14_a_topic_that_refuses_everything_is_to_be_mended(
     poison = resumable.broker.inject(POISON, times=None, skip=1)
     outcome = resumable.run("--window=0s", sink="pubsub://p/changes?ordering=1")
     prefix = resumable.is_at_the_acknowledged_prefix(before, created)
-    poison.left = 0
+    poison.withdraw()
     later = resumable.run("--window=0s")
 
     assert outcome.code == ExitCode.ACTION_NEEDED
@@ -407,13 +407,13 @@ def test_a_store_that_hangs_at_the_end_does_not_keep_the_run(
 
 
 def test_a_run_in_which_nothing_changes_does_not_load_the_client_of_the_broker(resumable: Cloud) -> None:
-    """It costs 0.3 s and 45 MB, which most runs of a quiet night need not spend."""
+    """Most runs of a quiet night go without; gRPC alone comes with Cloud Storage's client."""
     quiet = resumable.run("--window=0s", PYTHONPROFILEIMPORTTIME="1")
 
     imported = {line.rpartition("|")[2].strip() for line in quiet.stderr.splitlines()}
     assert quiet.code == 0
     assert "google.cloud.storage" in imported
-    assert imported.isdisjoint({"grpc", "google.pubsub_v1"})
+    assert "google.pubsub_v1" not in imported
 
 
 def ordered(created: list[dict[str, Any]]) -> list[dict[str, Any]]:
