@@ -12,7 +12,8 @@ from job.checkpoint import Scope
 from job.ports import Identity
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, watches
+from tests.fakes.api_faults import EXPIRED_WATCH, watches
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Outcome, Program
 from tests.wire.told import SinkFile, acknowledged, changes, edit_checkpoint, gaps, ids
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.bed.cluster import Cluster
-from tests.fakes.api_proxy import ApiProxy, probes, refusal
+from tests.fakes.api_faults import probes, refusal
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 
 MOST_BYTES_OF_A_TERMINATION_MESSAGE = 4096

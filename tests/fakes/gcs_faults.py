@@ -9,9 +9,7 @@
 """
 
 import math
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -98,7 +96,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Stall:
-    """Goes silent for so many seconds, or until released or the server is left, and then goes on."""
+    """Goes silent for so many seconds, or until released, and then goes on."""
 
     moment: Moment = Moment.BEFORE
     seconds: float = math.inf
@@ -151,70 +149,3 @@ RATE_LIMITED = refusal(
 INTERNAL_ERROR = refusal(500, "We encountered an internal error. Please try again.", "internalError")
 UNAVAILABLE = refusal(503, "We encountered an internal error. Please try again.", "backendError")
 UNAUTHORIZED = Answer(INVALID_CREDENTIALS)
-
-
-@dataclass(eq=False)
-class Injection:
-    """One scripted fault; `fired` says how often it has really happened."""
-
-    on: Matcher
-    fault: Fault
-    left: float
-    skip: int
-    fired: int = 0
-    withdrawn: bool = False
-    released: threading.Event = field(default_factory=threading.Event, repr=False)
-
-    def release(self) -> None:
-        """End its stalls and pauses, also those to come."""
-        self.released.set()
-
-    def withdraw(self) -> None:
-        """Disarm it; what it is doing now goes on."""
-        self.withdrawn = True
-
-
-class Script:
-    """What the test has scripted and what has happened, shared by all threads."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.requests: list[Request] = []
-        self.failures: list[BaseException] = []
-        self._injections: list[Injection] = []
-
-    def add(self, injection: Injection) -> None:
-        with self.changed:
-            self._injections.append(injection)
-
-    def record(self, request: Request) -> None:
-        with self.changed:
-            self.requests.append(request)
-            self.changed.notify_all()
-
-    def claim(self, request: Request, moment: Moment) -> Injection | None:
-        """Take what is to happen at this moment of the request, and count it."""
-        with self.changed:
-            for injection in self._injections:
-                reached = injection.fault.moment is moment and injection.on(request)
-                if not reached or injection.withdrawn or not injection.left:
-                    continue
-                if injection.skip:
-                    injection.skip -= 1
-                    continue
-                injection.left -= 1
-                injection.fired += 1
-                self.changed.notify_all()
-                return injection
-            return None
-
-    def release(self) -> None:
-        with self.changed:
-            for injection in self._injections:
-                injection.release()
-
-    def wait(self, measure: Callable[[], int], what: str, count: int, timeout: float) -> None:
-        with self.changed:
-            if not self.changed.wait_for(lambda: measure() >= count, timeout):
-                message = f"{measure()} of {count} {what} after {timeout} s; requests: {self.requests}"
-                raise TimeoutError(message)

@@ -32,11 +32,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import grpc
 from google.pubsub_v1.types import PublishRequest, PublishResponse
+
+from tests.fakes.script import Injection, ScriptedServer
 
 # https://cloud.google.com/pubsub/quotas#resource_limits
 _MOST_MESSAGES = 1_000
@@ -86,11 +87,6 @@ class Request:
         return self.content[0].ordering_key if self.content else ""
 
 
-def anything(_: Request) -> bool:
-    """Match every request."""
-    return True
-
-
 def holding(predicate: Callable[[Published], bool]) -> Callable[[Request], bool]:
     """Match requests with such a message among theirs."""
     return lambda request: any(map(predicate, request.content))
@@ -121,6 +117,7 @@ class Stall:
 
 
 Fault = Status | Disconnect | Stall
+_Injection: TypeAlias = Injection[Request, Fault]
 
 UNAVAILABLE = Status(
     grpc.StatusCode.UNAVAILABLE, "The service was unable to fulfill your request. Please try again. [code=8a75]"
@@ -134,39 +131,17 @@ POISON = Status(grpc.StatusCode.INVALID_ARGUMENT, "Request contains an invalid a
 _GONE = Status(grpc.StatusCode.UNAVAILABLE, "the connection was closed")
 
 
-@dataclass(eq=False)
-class Injection:
-    """One scripted fault; `fired` says how often it has really happened."""
-
-    fault: Fault
-    on: Callable[[Request], bool]
-    left: float
-    skip: int
-    changed: threading.Condition = field(repr=False)
-    fired: int = 0
-    released: bool = False
-
-    def release(self) -> None:
-        """End its stalls, also those to come."""
-        with self.changed:
-            self.released = True
-            self.changed.notify_all()
-
-
-class PublisherServer:
+class PublisherServer(ScriptedServer[Request, Fault]):
     """The server, as a context manager; `address` is where clients find it, also after `down` and `up`."""
 
     def __init__(self, *topics: str) -> None:
         """Take the full names of topics; there are no others."""
+        super().__init__(Stall)
         self.topics = set(topics)
         self.latency = 0.0
         """Seconds before anything is done with a request."""
         self.strict = True
-        self._changed = threading.Condition()
         self._stored: list[Published] = []
-        self._requests: list[Request] = []
-        self._injections: list[Injection] = []
-        self._failures: list[BaseException] = []
         self._switching = threading.Lock()
         self._running: tuple[grpc.Server, ThreadPoolExecutor] | None = None
         self._life = 0
@@ -174,6 +149,7 @@ class PublisherServer:
         self._holder: socket.socket | None = None
 
     def __enter__(self) -> Self:
+        """Open a free port."""
         # Bound but not listening: while the server is down the port refuses, and nobody else is given it.
         self._holder = socket.socket()
         self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -182,16 +158,10 @@ class PublisherServer:
         self.up()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.down()
+    def close(self) -> None:
+        """Give up the port."""
         if self._holder is not None:
             self._holder.close()
-        for failure in self._failures:
-            if error is None:
-                raise failure
-            error.add_note(f"the server had failed: {failure!r}")
 
     @property
     def address(self) -> str:
@@ -201,23 +171,14 @@ class PublisherServer:
     @property
     def stored(self) -> list[Published]:
         """Every message, in order, as often as it was stored."""
-        with self._changed:
+        with self.changed:
             return list(self._stored)
 
     @property
     def requests(self) -> list[Request]:
         """All requests so far, in the order they came; what is under way still changes."""
-        with self._changed:
+        with self.changed:
             return list(self._requests)
-
-    def inject(
-        self, fault: Fault, *, times: int | None = 1, on: Callable[[Request], bool] = anything, skip: int = 0
-    ) -> Injection:
-        """Script a fault for the next `times` matching requests (None: for all), after letting `skip` pass."""
-        injection = Injection(fault, on, math.inf if times is None else times, skip, self._changed)
-        with self._changed:
-            self._injections.append(injection)
-        return injection
 
     def max_concurrency(self, by: Callable[[Request], Hashable] = lambda _: None) -> int:
         """The most requests of one group that were under way at a time; without `by`, all are one group."""
@@ -234,13 +195,13 @@ class PublisherServer:
                 return
             server, threads = self._running
             self._running = None
-            with self._changed:
+            with self.changed:
                 self._life += 1
             # First, since gRPC's own stop says goodbye (GOAWAY), which no killed server does.
             _cut_connections(self._port)
             server.stop(None).wait()
-            with self._changed:
-                self._changed.notify_all()
+            with self.changed:
+                self.changed.notify_all()
             threads.shutdown()
 
     def up(self) -> None:
@@ -272,7 +233,7 @@ class PublisherServer:
         try:
             failure = self._deal(life, request, ids)
         except BaseException as error:
-            self._failures.append(error)
+            self.failures.append(error)
             raise
         self._ended(request)
         if failure is not _GONE and context.is_active():
@@ -282,83 +243,53 @@ class PublisherServer:
         return _Response(message_ids=ids)
 
     def _ended(self, request: Request) -> None:
-        with self._changed:
+        with self.changed:
             if request.until is None:
                 request.until = time.monotonic()
-                self._changed.notify_all()
+                self.changed.notify_all()
 
     def _deal(self, life: int, request: Request, ids: list[str]) -> Status | None:
         """Do with the request what is scripted; the ids of what was stored, and the error to answer with, if any."""
-        stalls, deciding = self._claim(request)
-        if not self._wait(life, self.latency) or not self._stall(life, stalls, stored=False):
+        with self.changed:
+            self.record(request)
+            claimed = self.claim(request)
+        deciding = next((injection for injection in claimed if not isinstance(injection.fault, Stall)), None)
+        if not self._wait(life, self.latency) or not self._stall(life, claimed, stored=False):
             return _GONE
         if deciding and not deciding.fault.stored:
             return self._decide(deciding)
         refusal = _refusal(request, self.topics, strict=self.strict)
-        with self._changed:
+        with self.changed:
             if refusal:
-                for unreached in filter(None, (*(stall for stall in stalls if stall.fault.stored), deciding)):
-                    unreached.left += 1
+                self.give_back(injection for injection in claimed if injection.fault.stored)
                 return refusal
             self._stored += request.content
             ids += map(str, range(len(self._stored) - request.messages + 1, len(self._stored) + 1))
             request.stored = True
-        if not self._stall(life, stalls, stored=True):
+        if not self._stall(life, claimed, stored=True):
             return _GONE
         return self._decide(deciding) if deciding else None
 
-    def _claim(self, request: Request) -> tuple[list[Injection], Injection | None]:
-        """Record the request and take what is to happen to it."""
-        stalls: list[Injection] = []
-        deciding: Injection | None = None
-        with self._changed:
-            self._requests.append(request)
-            for injection in self._injections:
-                if not injection.on(request):
-                    continue
-                if injection.skip:
-                    injection.skip -= 1
-                    continue
-                if not injection.left:
-                    continue
-                if isinstance(injection.fault, Stall):
-                    stalls.append(injection)
-                elif deciding is None:
-                    deciding = injection
-                else:
-                    continue
-                injection.left -= 1
-        return stalls, deciding
-
-    def _stall(self, life: int, stalls: Iterable[Injection], *, stored: bool) -> bool:
-        for injection in stalls:
+    def _stall(self, life: int, claimed: Iterable[_Injection], *, stored: bool) -> bool:
+        for injection in claimed:
             if isinstance(injection.fault, Stall) and injection.fault.stored == stored:
-                self._count(injection)
+                self.count(injection)
                 if not self._wait(life, injection.fault.seconds, injection):
                     return False
         return True
 
-    def _decide(self, injection: Injection) -> Status:
+    def _decide(self, injection: _Injection) -> Status:
         # Counted before the client can see anything of it.
-        self._count(injection)
+        self.count(injection)
         if isinstance(injection.fault, Status):
             return injection.fault
         _cut_connections(self._port)
         return _GONE
 
-    def _count(self, injection: Injection) -> None:
-        with self._changed:
-            injection.fired += 1
-            self._changed.notify_all()
-
-    def _wait(self, life: int, seconds: float, injection: Injection | None = None) -> bool:
+    def _wait(self, life: int, seconds: float, injection: _Injection | None = None) -> bool:
         """Wait as long as the server is up; False: it went down."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._life != life or (injection is not None and injection.released),
-                None if seconds == math.inf else seconds,
-            )
-            return self._life == life
+        self.pause(seconds, lambda: self._life != life or (injection is not None and injection.released))
+        return self._life == life
 
 
 def _parse(wire: bytes) -> tuple[int, Any]:

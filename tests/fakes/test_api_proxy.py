@@ -21,7 +21,7 @@ import pytest
 import urllib3
 from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 
-from .api_proxy import (
+from .api_faults import (
     EXPIRED_LIST,
     EXPIRED_WATCH,
     INTERNAL_ERROR,
@@ -31,14 +31,12 @@ from .api_proxy import (
     TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     Answer,
-    ApiProxy,
     CutFrame,
     Delay,
     EndEarly,
     ErrorFrame,
     Fault,
     Hook,
-    ProxyError,
     Request,
     Reset,
     SilentClose,
@@ -54,6 +52,7 @@ from .api_proxy import (
     status,
     watches,
 )
+from .api_proxy import ApiProxy, ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from job.run.listing import WHOLE_PAGE
 from tests.bed.cluster import Cluster
-from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, watches
+from tests.fakes.api_faults import EXPIRED_WATCH, Stall, continued, watches
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from job.errors import ExitCode
 from tests.bed.cluster import Cluster
-from tests.fakes.api_proxy import ApiProxy, lists, watches
+from tests.fakes.api_faults import lists, watches
+from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.metadata_server import MetadataServer
 from tests.program import Program
 from tests.wire.told import SOON, Log, SinkFile

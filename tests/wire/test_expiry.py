@@ -11,10 +11,9 @@ from job.change import Known
 from job.run.session import timestamp
 from tests.bed.cluster import WORKFLOW_CRD, Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.fakes.api_proxy import (
+from tests.fakes.api_faults import (
     EXPIRED_LIST,
     EXPIRED_WATCH,
-    ApiProxy,
     ErrorFrame,
     Fault,
     Hook,
@@ -24,6 +23,7 @@ from tests.fakes.api_proxy import (
     first_pages,
     watches,
 )
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.conftest import CreateMany
 from tests.wire.told import changes, edit_checkpoint, gaps, id_of, ids, last_states

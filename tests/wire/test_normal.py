@@ -8,11 +8,10 @@ import pytest
 
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.fakes.api_proxy import (
+from tests.fakes.api_faults import (
     INTERNAL_ERROR,
     STORAGE_INITIALISING,
     TOO_MANY_REQUESTS,
-    ApiProxy,
     CutFrame,
     EndEarly,
     ErrorFrame,
@@ -25,6 +24,7 @@ from tests.fakes.api_proxy import (
     refusal,
     watches,
 )
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.told import Log, SinkFile, changes, gaps, id_of, ids, last_states
 

@@ -9,7 +9,8 @@ import urllib3
 
 from tests.bed.cluster import Cluster, workflows_path
 from tests.bed.control_plane import ControlPlane
-from tests.fakes.api_proxy import EXPIRED_LIST, ApiProxy, exact, probes
+from tests.fakes.api_faults import EXPIRED_LIST, exact, probes
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.told import Message, changes, id_of, ids, raw_data
 

@@ -16,7 +16,8 @@ import pytest
 from job.run.listing import WHOLE_PAGE
 from tests.bed.cluster import Cluster
 from tests.bed.waiting import wait_until
-from tests.fakes.api_proxy import EXPIRED_WATCH, ApiProxy, Stall, continued, first_pages, watches
+from tests.fakes.api_faults import EXPIRED_WATCH, Stall, continued, first_pages, watches
+from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program, Running
 from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, Log, Message, SinkFile, acknowledged, edit_checkpoint, gaps, id_of, ids
