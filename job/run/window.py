@@ -110,12 +110,13 @@ class Window:
         session, target = self._session, self._target
         if session.deadline.stopped:
             raise Stopped
+        begun = session.summary.watches > 0
         if target:
-            if session.position < target and session.deadline.watch_left < SHORTEST:
+            if session.position < target and session.deadline.watch_left < SHORTEST and begun:
                 message = f"resourceVersion {target} was not reached in time; the next run goes on from here"
                 raise OutOfTime(message)
             return session.position >= target
-        return session.deadline.watch_left < SHORTEST and session.summary.watches > 0 and self._reader is None
+        return session.deadline.watch_left < SHORTEST and begun and self._reader is None
 
     def _lost(self, reason: Reason) -> None:
         session = self._session

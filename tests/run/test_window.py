@@ -196,14 +196,15 @@ def test_r10_a_rest_that_is_too_short_is_left_alone(scene: Scene) -> None:
     assert (summary.exit_code, len(scene.cluster.watches) - opened) == (ExitCode.DONE, 1)
 
 
-def test_r10_a_slow_start_still_has_its_first_watch(scene: Scene) -> None:
+@pytest.mark.parametrize(("window", "late"), [(timedelta(seconds=55), 54), (CATCH_UP, 9)], ids=["55s", "0s"])
+def test_r10_a_slow_start_still_has_its_first_watch(scene: Scene, window: timedelta, late: float) -> None:
     """Else run after run would get nowhere."""
     scene.cluster.create("a")
     scene.run()
     scene.cluster.change("a")
-    scene.cluster.while_listed.append(lambda: scene.clock.jump(54))
+    scene.cluster.while_listed.append(lambda: scene.clock.jump(late))
 
-    summary = scene.run()
+    summary = scene.run(scene.settings(window=window))
 
     assert (summary.exit_code, summary.watches) == (ExitCode.DONE, 1)
     assert scene.cluster.watches[-1][1] == SHORTEST
