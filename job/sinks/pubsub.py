@@ -2,7 +2,7 @@
 
 The generated client is used, one request for each batch, and not the batching one of the same package: that waits
 without a limit when the broker is away, fails a whole batch for one message without saying which, and needs a thread
-for each ordering key (python-pubsub#854 and others).
+for each ordering key.
 """
 
 from __future__ import annotations
