@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +48,8 @@ class Program:
 
     def __init__(self, kubeconfig: Path | None, folder: Path, **environment: str) -> None:
         self.folder = folder
+        self.prefix: Sequence[str] = ()
+        """A command that runs the program, where that is not this process."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("WATCHER_", "KUBE"))}
         self.environment = {**kept, "XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder), **environment}
         if kubeconfig:
@@ -72,7 +74,7 @@ class Program:
         """Start `workflow-watcher run` with these options."""
         return Running(
             subprocess.Popen(
-                [sys.executable, "-m", "job", "run", *options],
+                [*self.prefix, sys.executable, "-m", "job", "run", *options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**self.environment, **(environment or {})},
