@@ -146,6 +146,16 @@ def test_r15_an_object_that_may_not_be_read_is_no_first_run(store: GcsStore, gcs
     assert gcs.get(BUCKET, NAME) == b"one"
 
 
+def test_r15_a_first_run_that_could_not_be_followed_by_a_second_is_refused(store: GcsStore, gcs: GcsServer) -> None:
+    """It may create, and not read: 78 before anything is told, and not with the second run."""
+    gcs.denied.update({"storage.objects.list", "storage.objects.get"})
+
+    with pytest.raises(Forbidden, match=r"storage\.objects\.get"):
+        store.load(TIMEOUT)
+    gcs.denied.clear()
+    assert store.load(TIMEOUT) is None
+
+
 def test_r15_an_object_that_appears_meanwhile_is_loaded(store: GcsStore, gcs: GcsServer) -> None:
     """Two first runs look at the same time: the later one finds what the earlier one wrote."""
     gcs.denied.add("storage.objects.list")
