@@ -91,10 +91,9 @@ class Window:
         But the first watch is always opened: a slow start must not keep run after run from getting anywhere.
         """
         self.close()
-        left = self._session.deadline.watch_left
-        too_short = left < SHORTEST and self._session.summary.watches > 0
-        if too_short or (self._target and version >= self._target):
+        if self._too_late or (self._target and version >= self._target):
             return
+        left = self._session.deadline.watch_left
         seconds = SHORTEST if self._target else min(LONGEST, max(SHORTEST, round(left)))
         self._session.summary.watches += 1
         self._reader_began = version
@@ -110,13 +109,17 @@ class Window:
         session, target = self._session, self._target
         if session.deadline.stopped:
             raise Stopped
-        begun = session.summary.watches > 0
         if target:
-            if session.position < target and session.deadline.watch_left < SHORTEST and begun:
+            if session.position < target and self._too_late:
                 message = f"resourceVersion {target} was not reached in time; the next run goes on from here"
                 raise OutOfTime(message)
             return session.position >= target
-        return session.deadline.watch_left < SHORTEST and begun and self._reader is None
+        return self._too_late and self._reader is None
+
+    @property
+    def _too_late(self) -> bool:
+        """Whether the rest of the window is too short for another watch. For the first one it never is (R10)."""
+        return self._session.deadline.watch_left < SHORTEST and self._session.summary.watches > 0
 
     def _lost(self, reason: Reason) -> None:
         session = self._session
@@ -150,7 +153,7 @@ class Window:
             session.position,
             extra=event("watch.ended", version=session.position, error=ended.error and str(ended.error)),
         )
-        if session.deadline.watch_left < SHORTEST:
+        if self._too_late:
             return
         session.commit.tick()
         session.deadline.pause(self._pause)
