@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -235,7 +236,7 @@ class Commit:
             raise Unavailable(message) from error
 
     def _save_until(self, until: float) -> None:
-        sleep, pause = threading.Event().wait, _FIRST_PAUSE
+        pause = _FIRST_PAUSE
         while True:
             try:
                 return self._save(until)
@@ -243,7 +244,7 @@ class Commit:
                 if self._elapsed() + pause >= until:
                     raise
                 log.warning("%s; trying again", error, extra=event("store.retry"))
-                sleep(pause)
+                time.sleep(pause)
                 pause *= 2
 
     def _save(self, until: float) -> None:
