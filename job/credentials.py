@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from job.errors import Unauthorized, Unavailable
+from job.errors import Unauthorized, Unavailable, UsageError
 from job.logs import event
 from job.ports import Patience
 
 if TYPE_CHECKING:  # importing it costs 30 ms, and 150 more with its HTTP client
     from google.auth.credentials import Credentials
+    from google.auth.exceptions import GoogleAuthError
     from google.auth.transport import Response
     from google.auth.transport.requests import Request
 
@@ -29,6 +31,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 2.0
 _ANSWER_SECONDS = 5.0
 """For one request; google-auth would wait for two minutes."""
 _LONGEST_REASON = 400
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+HOST_AND_PORT = re.compile(rf"{_HOST}:[0-9]{{1,5}}")
+URL = re.compile(rf"(?:https?://)?{_HOST}(?::[0-9]{{1,5}})?/?")
+"""The forms in which Google's clients let their emulators be named."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,22 @@ class GoogleCredentials:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def emulator(variable: str, form: re.Pattern[str]) -> str:
+    """What stands in for a service of Google's, and needs no credentials; empty: nothing. Raises `UsageError`."""
+    value = os.environ.get(variable, "")
+    if value and not form.fullmatch(value):
+        message = f"{variable} is {value!r}, which is no {'HOST:PORT' if form is HOST_AND_PORT else 'http://HOST:PORT'}"
+        raise UsageError(message)
+    return value
+
+
+def passes(error: GoogleAuthError) -> bool:
+    """Whether the next attempt may succeed; google-auth itself does not say so of a connection that failed."""
+    from google.auth.exceptions import TransportError
+
+    return error.retryable or any(isinstance(part, TransportError) for part in (error, *error.args))
+
+
 def _in_a_young_pod() -> bool:
     """Whether credentials may still come from a metadata server that is starting."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get(_FILE)
@@ -82,7 +104,7 @@ def _fetch() -> Credentials:
         # Google's clients ask for it when they are made, which is late for an answer that does not come.
         _ = credentials.universe_domain
     except GoogleAuthError as error:
-        raise (Unavailable if error.retryable else Unauthorized)(_message(_said(error))) from error
+        raise (Unavailable if passes(error) else Unauthorized)(_message(_said(error))) from error
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         # What files and answers make of it that are not as google-auth expects: it checks few of them.
         raise Unauthorized(_message(_said(error))) from error

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from job.credentials import GoogleCredentials
+from job.credentials import HOST_AND_PORT, GoogleCredentials, emulator
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
 from job.message import Message, binary
 from job.ports import Limits
 from job.settings import Address
 
 if TYPE_CHECKING:  # importing it takes 0.3 s and 45 MB: a run in which nothing changes goes without
-    import grpc
     from google.pubsub_v1 import PublisherClient
 
 LANES = 8
@@ -36,7 +35,6 @@ _TOPIC = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT = re.compile(r"[a-z](?:[a-z0-9.:-]{0,98}[a-z0-9])?")
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)+[0-9]+")
 _LOCATION = re.compile(r"//(?P<project>[^/]+)/(?P<topic>[^/]+)")
-_EMULATOR = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 3000))
 """A broker that comes back is found again within the drain; the default waits up to two minutes."""
 _TO_EMULATOR = (*_CHANNEL, ("grpc.enable_http_proxy", 0))
@@ -52,7 +50,7 @@ class PubSubSink:
         self._credentials = credentials
         self._ordering = ordering > 0
         self._host = f"{region}-pubsub.googleapis.com:443" if region else "pubsub.googleapis.com:443"
-        self._emulator = os.environ.get("PUBSUB_EMULATOR_HOST", "")
+        self._emulator = emulator("PUBSUB_EMULATOR_HOST", HOST_AND_PORT)
         self._connecting = threading.Lock()
         self._client: PublisherClient | None = None
         self._known_names: set[str] = set()
@@ -72,11 +70,7 @@ class PubSubSink:
             message = f"the sink {str(address)!r} has a region that is not one, as europe-west1 is"
             raise UsageError(message)
         topic = f"projects/{found['project']}/topics/{found['topic']}"
-        sink = cls(topic, credentials, ordering=_ordering(address), region=region)
-        if sink._emulator and not _EMULATOR.fullmatch(sink._emulator):
-            message = f"PUBSUB_EMULATOR_HOST is {sink._emulator!r}, which is no HOST:PORT"
-            raise UsageError(message)
-        return sink
+        return cls(topic, credentials, ordering=_ordering(address), region=region)
 
     def open(self) -> None:
         """Fetch the credentials."""
@@ -107,20 +101,17 @@ class PubSubSink:
         """The client, made by the first thread that publishes."""
         with self._connecting:
             if not self._client:
+                import grpc
                 from google.pubsub_v1 import PublisherClient
-                from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+                from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport as Transport
 
-                self._client = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel()))
+                channel = (
+                    grpc.insecure_channel(self._emulator, options=_TO_EMULATOR)
+                    if self._emulator
+                    else Transport.create_channel(self._host, credentials=self._credentials.get(), options=_CHANNEL)
+                )
+                self._client = PublisherClient(transport=Transport(channel=channel))
             return self._client
-
-    def _channel(self) -> grpc.Channel:
-        if self._emulator:
-            import grpc
-
-            return grpc.insecure_channel(self._emulator, options=_TO_EMULATOR)
-        from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
-
-        return PublisherGrpcTransport.create_channel(self._host, credentials=self._credentials.get(), options=_CHANNEL)
 
     def _check(self, messages: Sequence[Message], carried: Sequence[dict[str, str]], key: str) -> None:
         """Refuse what the service would refuse: it fails the whole batch for one message, and does not say which."""

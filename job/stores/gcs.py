@@ -16,7 +16,7 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from job.credentials import GoogleCredentials
+from job.credentials import URL, GoogleCredentials, emulator, passes
 from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
 from job.ports import Conflict, Stored
 from job.settings import Address
@@ -32,7 +32,6 @@ NOTHING_YET = b"workflow-watcher was here, and has saved nothing yet\n"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_NAME = 1024
 _LOCATION = re.compile(r"//(?P<bucket>[^/]+)/(?P<name>[^\r\n]+)")
-_EMULATOR = re.compile(r"(?:https?://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 """Refusals that pass by themselves."""
 _LONGEST_REASON = 300
@@ -45,7 +44,7 @@ class GcsStore:
         self._bucket = bucket
         self._name = name
         self._credentials = credentials
-        self._emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+        self._emulator = emulator("STORAGE_EMULATOR_HOST", URL)
         self._nothing = 0
         """The generation to replace where there is no value: that of `NOTHING_YET`, or 0 for no object."""
 
@@ -57,11 +56,7 @@ class GcsStore:
         if not found or not _BUCKET.fullmatch(found["bucket"]) or not _is_object(found["name"]):
             message = f"the checkpoint {str(address)!r} is not gs://BUCKET/OBJECT or gs://BUCKET/PREFIX/"
             raise UsageError(message)
-        store = cls(found["bucket"], found["name"], credentials)
-        if store._emulator and not _EMULATOR.fullmatch(store._emulator):
-            message = f"STORAGE_EMULATOR_HOST is {store._emulator!r}, which is no http://HOST:PORT"
-            raise UsageError(message)
-        return store
+        return cls(found["bucket"], found["name"], credentials)
 
     def open(self) -> None:
         """Fetch the credentials."""
@@ -155,7 +150,7 @@ class GcsStore:
     @contextmanager
     def _translated(self, done: str) -> Iterator[None]:
         from google.api_core import exceptions as google
-        from google.auth.exceptions import GoogleAuthError, TransportError
+        from google.auth.exceptions import GoogleAuthError
         from google.cloud.storage.exceptions import DataCorruption
         from requests import RequestException
 
@@ -176,8 +171,7 @@ class GcsStore:
             raise (ActionNeeded if lasting else Unavailable)(message) from error
         except GoogleAuthError as error:
             message = f"{self} cannot be {done}, since no access token could be had: {_line(error)}"
-            passing = error.retryable or any(isinstance(part, TransportError) for part in (error, *error.args))
-            raise (Unavailable if passing else Unauthorized)(message) from error
+            raise (Unavailable if passes(error) else Unauthorized)(message) from error
         except (RequestException, DataCorruption, OSError) as error:
             message = f"{self} cannot be {done}: {_line(error)}"
             raise Unavailable(message) from error

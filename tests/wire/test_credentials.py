@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError, TransportError
 
+from job.credentials import passes
 from job.errors import ExitCode
 from tests.bed.cluster import Cluster
 from tests.fakes.api_faults import lists, watches
@@ -321,3 +323,19 @@ def test_a_run_without_the_cloud_knows_nothing_of_it(
     assert (code, metadata.requests) == ("0", [])
     assert {"grpc", "google.pubsub_v1", "google.cloud.storage", "google.auth.compute_engine"} & set(modules) == set()
     assert "job.credentials" in modules
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TransportError("connection refused"), True),
+        (RefreshError(TransportError("connection refused")), True),
+        (RefreshError("unavailable", retryable=True), True),
+        (RefreshError("invalid_grant"), False),
+        (DefaultCredentialsError("there are none"), False),
+    ],
+    ids=repr,
+)
+def test_a_connection_that_failed_may_be_tried_again(error: GoogleAuthError, expected: bool) -> None:
+    """Wherever it shows: google-auth itself calls only some of these retryable."""
+    assert passes(error) is expected
