@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -64,7 +64,17 @@ class Received:
     ordering_key: str
 
 
-def cloud_event(received: Received) -> Message:
+class Carried(Protocol):
+    """What any Pub/Sub keeps of a message."""
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def attributes(self) -> dict[str, str]: ...
+
+
+def cloud_event(received: Carried) -> Message:
     """Read a CloudEvent in binary mode; its key is lost.
 
     https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md

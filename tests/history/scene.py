@@ -11,12 +11,13 @@ from typing import Protocol
 from tests.bed.cluster import WORKFLOW_CRD, Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.gcs import FakeGcsServer
-from tests.bed.pubsub import PubSub, cloud_event
+from tests.bed.pubsub import Carried, PubSub, cloud_event
 from tests.fakes.gcs_server import GcsServer
 from tests.fakes.publisher_server import PublisherServer
 from tests.history.truth import Message, stored
 from tests.history.writers import Writers
 from tests.program import Outcome, Program, Running
+from tests.wire.cloud import BUCKET, CHECKPOINT, SINK, emulators
 
 LOAD = 130.0
 """Writes per second that the writers aim at; what they reach is logged, not asserted."""
@@ -67,41 +68,33 @@ class GoogleCloud:
             f"--sink=pubsub://p/{name}" + (f"?ordering={ordering}" if ordering else ""),
             f"--checkpoint=gs://{name}/checkpoints/",
         ]
-        self.environment: Mapping[str, str] = {
-            "PUBSUB_EMULATOR_HOST": pubsub.address,
-            "STORAGE_EMULATOR_HOST": gcs.url,
-        }
+        self.environment: Mapping[str, str] = emulators(pubsub.address, gcs.url)
 
     @property
     def messages(self) -> list[Message]:
-        for received in map(cloud_event, self._subscription.drain()):
-            self._pulled.append({**received.attributes, "data": json.loads(received.data)})
+        self._pulled += map(_read, self._subscription.drain())
         return self._pulled
 
 
 class SlowBroker:
     """Servers of ours, which show at once what is stored; with several requests under way at any moment."""
 
-    topic = "projects/p/topics/changes"
-
     def __init__(self, broker: PublisherServer, gcs: GcsServer) -> None:
         self._broker = broker
         self.ordered = True
         broker.latency = 0.05
-        gcs.create_bucket("checkpoints")
-        self.options: Sequence[str] = ["--sink=pubsub://p/changes", "--checkpoint=gs://checkpoints/one.json.gz"]
-        self.environment: Mapping[str, str] = {
-            "PUBSUB_EMULATOR_HOST": broker.address,
-            "STORAGE_EMULATOR_HOST": gcs.url,
-        }
+        gcs.create_bucket(BUCKET)
+        self.options: Sequence[str] = [f"--sink={SINK}", CHECKPOINT]
+        self.environment: Mapping[str, str] = emulators(broker.address, gcs.url)
 
     @property
     def messages(self) -> list[Message]:
-        return [
-            {name.removeprefix("ce-"): value for name, value in stored.attributes.items()}
-            | {"data": json.loads(stored.data)}
-            for stored in self._broker.stored
-        ]
+        return list(map(_read, self._broker.stored))
+
+
+def _read(carried: Carried) -> Message:
+    event = cloud_event(carried)
+    return {**event.attributes, "data": json.loads(event.data)}
 
 
 class Watched:

@@ -28,6 +28,7 @@ from tests.history.scene import (
 )
 from tests.history.truth import gaps, in_order, untold_versions, wrong_ends
 from tests.program import Program
+from tests.wire.cloud import TOPIC
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def an_ordered_subscription(pubsub: PubSub, fake_gcs_server: FakeGcsServer, name
 
 @pytest.fixture
 def a_slow_broker(gcs: GcsServer) -> Iterator[Place]:
-    with PublisherServer(SlowBroker.topic) as broker:
+    with PublisherServer(TOPIC) as broker:
         yield SlowBroker(broker, gcs)
 
 

@@ -14,7 +14,14 @@ from tests.program import Outcome, Program, Running
 from tests.wire.told import SOON, id_of
 
 TOPIC = "projects/p/topics/changes"
+SINK = "pubsub://p/changes"
 BUCKET, NAME = "checkpoints", "prod.json.gz"
+CHECKPOINT = f"--checkpoint=gs://{BUCKET}/{NAME}"
+
+
+def emulators(pubsub: str, gcs: str) -> dict[str, str]:
+    """The environment of a program that finds these instead of Google Cloud."""
+    return {"PUBSUB_EMULATOR_HOST": pubsub, "STORAGE_EMULATOR_HOST": gcs}
 
 
 class Cloud:
@@ -24,14 +31,15 @@ class Cloud:
         self.broker = broker
         self.gcs = gcs
         self._program = program
-        self._environment = {"PUBSUB_EMULATOR_HOST": broker.address, "STORAGE_EMULATOR_HOST": gcs.url}
+        self._environment = emulators(broker.address, gcs.url)
 
-    def start(self, *options: str, sink: str = "pubsub://p/changes", **environment: str) -> Running:
+    def start(self, *options: str, sink: str = SINK, **environment: str) -> Running:
         """Start a run."""
-        place = [f"--sink={sink}", f"--checkpoint=gs://{BUCKET}/{NAME}"]
-        return self._program.start(*place, *options, environment={**self._environment, **environment})
+        return self._program.start(
+            f"--sink={sink}", CHECKPOINT, *options, environment={**self._environment, **environment}
+        )
 
-    def run(self, *options: str, sink: str = "pubsub://p/changes", **environment: str) -> Outcome:
+    def run(self, *options: str, sink: str = SINK, **environment: str) -> Outcome:
         """Run it to its end."""
         with self.start(*options, sink=sink, **environment) as running:
             return running.finish()
