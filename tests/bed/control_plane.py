@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from tests.bed import binaries
@@ -19,6 +19,7 @@ from tests.bed.etcd import Etcd
 from tests.bed.process import Server, ServerCrashedError, free_port
 from tests.bed.waiting import wait_until
 
+Started = TypeVar("Started")
 _log = logging.getLogger(__name__)
 
 _TOKEN_HOURS = 24
@@ -39,7 +40,11 @@ class ControlPlane:
     """
 
     def __init__(self, folder: Path, *, api_flags: Sequence[str] = ()) -> None:
-        """Prepare a control plane in `folder`, with further flags for the API server; nothing runs yet."""
+        """Prepare a control plane in `folder`, with further flags for the API server; nothing runs yet.
+
+        With `--etcd-compaction-interval=3s` it compacts by itself: a version can be listed for 3 to 6 s, and for up to
+        15 s more where its cache answers, as it does unless the list is of one name in one namespace.
+        """
         self.folder = folder
         self.url = ""
         self._api_flags = tuple(api_flags)
@@ -65,7 +70,7 @@ class ControlPlane:
         self._credentials.write()
         try:
             self._start_etcd()
-            self._start_api_server()
+            self.url, self._api = _on_free_ports(self._start_new_api)
         except BaseException:
             self.stop()
             raise
@@ -82,9 +87,12 @@ class ControlPlane:
         """Return the token by which a user logs in; the same for as long as this object lives."""
         return self._credentials.token(user)
 
-    def cluster(self, user: str = "admin") -> Cluster:
-        """Open a connection as a user; close it, or use it as a context manager."""
-        return Cluster(self.url, token=self.token(user), ca_file=self.ca_file)
+    def cluster(self, user: str = "admin", *, server: str | None = None) -> Cluster:
+        """Open a connection as a user; close it, or use it as a context manager.
+
+        `server` is another URL to go to, that of `another_api`.
+        """
+        return Cluster(server or self.url, token=self.token(user), ca_file=self.ca_file)
 
     def kubeconfig(
         self,
@@ -97,7 +105,8 @@ class ControlPlane:
     ) -> Path:
         """Write a kubeconfig file with a user's token, or another, and return its path.
 
-        `server` is another URL to go to, a proxy's; one without TLS is given no CA. A path never changes its content.
+        `server` is another URL to go to, a proxy's or that of `another_api`; one without TLS is given no CA. A path
+        never changes its content.
         """
         return self._credentials.write_kubeconfig(
             user, namespace=namespace, server=server or self.url, cluster_name=cluster_name, token=token
@@ -134,15 +143,26 @@ class ControlPlane:
 
     def start_api(self) -> None:
         """Start the API server where it was before, and return when it is ready."""
-        self._server.start()
-        with self.cluster() as admin:
-            # A server that calls itself ready still refuses watches of custom resources, with 429, for a moment.
-            self._server.wait_until_ready(admin.settled)
+        self._start_api(self._server, self.url)
 
     def restart_api(self, *, kill: bool = True) -> None:
         """End the API server and start it again: every older version is then expired for a watch."""
         self.stop_api(kill=kill)
         self.start_api()
+
+    @contextlib.contextmanager
+    def another_api(self) -> Iterator[str]:
+        """Run a second API server on the same etcd inside the block, and yield its URL for `cluster` and `kubeconfig`.
+
+        Its caches are its own, and filled: it accepts a watch from every later version, whatever the first one refuses.
+        All that is done to "the API server" here is done to the first one alone; `snapshot` and `restore`, which take
+        the etcd away, are not for inside the block.
+        """
+        url, server = _on_free_ports(self._start_new_api)
+        try:
+            yield url
+        finally:
+            server.kill()
 
     @contextlib.contextmanager
     def frozen_api(self) -> Iterator[None]:
@@ -206,14 +226,22 @@ class ControlPlane:
 
         _on_free_ports(start)
 
-    def _start_api_server(self) -> None:
-        def start() -> None:
-            port = free_port()
-            self.url = f"https://127.0.0.1:{port}"
-            self._api = Server(self._api_command(port), self.folder / "kube-apiserver.log")
-            self.start_api()
+    def _start_new_api(self) -> tuple[str, Server]:
+        port = free_port()
+        url = f"https://127.0.0.1:{port}"
+        server = Server(self._api_command(port), self.folder / f"kube-apiserver-{port}.log")
+        self._start_api(server, url)
+        return url, server
 
-        _on_free_ports(start)
+    def _start_api(self, server: Server, url: str) -> None:
+        server.start()
+        try:
+            with self.cluster(server=url) as admin:
+                # A server that calls itself ready still refuses watches of custom resources, with 429, for a moment.
+                server.wait_until_ready(admin.settled)
+        except BaseException:
+            server.kill()
+            raise
 
     def _api_command(self, port: int) -> list[str]:
         assert self._etcd is not None
@@ -238,16 +266,15 @@ class ControlPlane:
         ]
 
 
-def _on_free_ports(start: Callable[[], None]) -> None:
+def _on_free_ports(start: Callable[[], Started]) -> Started:
     """Run `start`, which chooses its ports, again when another process took one of them in between."""
-    for attempts_left in reversed(range(_PORT_ATTEMPTS)):
+    for _ in range(_PORT_ATTEMPTS - 1):
         try:
-            start()
+            return start()
         except ServerCrashedError as error:
-            if not attempts_left or "address already in use" not in str(error):
+            if "address already in use" not in str(error):
                 raise
-        else:
-            return
+    return start()
 
 
 def _is_gone(cluster: Cluster, collection: str, query: Query) -> bool:

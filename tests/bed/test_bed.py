@@ -45,10 +45,10 @@ def version(workflow: dict[str, dict[str, str]]) -> str:
     return workflow["metadata"]["resourceVersion"]
 
 
-def refusal(cluster: Cluster, query: Query) -> int | None:
-    """Return the HTTP status with which a list of all Workflows is refused, None when it is not."""
+def refusal(cluster: Cluster, query: Query, *, path: str = WORKFLOWS) -> int | None:
+    """Return the HTTP status with which a list, by default of all Workflows, is refused, None when it is not."""
     try:
-        cluster.request("GET", WORKFLOWS, query=query)
+        cluster.request("GET", path, query=query)
     except ClusterError as error:
         return error.status
     return None
@@ -139,6 +139,55 @@ def test_compaction(control_plane: ControlPlane, cluster: Cluster, namespace: st
     with cluster.watch(workflows_path(namespace), resourceVersion=older, timeoutSeconds=1) as watch:
         expected = ["ERROR"] if restart else ["ADDED", "DELETED", "DELETED"]
         assert [event["type"] for event in watch] == expected
+
+
+def test_api_server_compacts(tmp_path: Path) -> None:
+    """An API server with an interval of seconds soon refuses every list at an older version, and none at a new one."""
+    # The second flag spares the wait for the API server's cache, which answers for up to 15 s after a compaction.
+    flags = ["--etcd-compaction-interval=3s", "--feature-gates=ListFromCacheSnapshot=false"]
+    with ControlPlane(tmp_path / "control-plane", api_flags=flags) as control_plane, control_plane.cluster() as cluster:
+        cluster.apply_crds()
+        cluster.create_namespace("argo")
+        older = version(cluster.create("argo", "one"))
+
+        def refusals(exactly: str) -> list[int | None]:
+            query = {"resourceVersion": exactly, "resourceVersionMatch": "Exact"}
+            by_name = query | {"fieldSelector": "metadata.name=one"}
+            argo = workflows_path("argo")
+            return [refusal(cluster, query), refusal(cluster, query, path=argo), refusal(cluster, by_name, path=argo)]
+
+        assert refusals(older) == [None, None, None]
+        wait_until(lambda: refusals(older) == [410, 410, 410], _SOON, "the older version to be compacted")
+        assert refusals(version(cluster.list())) == [None, None, None]
+
+
+def test_another_api(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> None:
+    """A second API server shows what is written through the first, and the other way round, until its block ends."""
+    with control_plane.another_api() as url, control_plane.cluster(server=url) as other:
+        before = version(other.list())
+        cluster.create(namespace, "one")
+        other.delete(namespace, "one")
+        for reader in (cluster, other):
+            assert reader.list(namespace)["items"] == []
+            with reader.watch(workflows_path(namespace), resourceVersion=before, timeoutSeconds=1) as watch:
+                assert [event["type"] for event in watch] == ["ADDED", "DELETED"]
+        assert other.ready()
+    assert not other.ready()
+    assert cluster.ready()
+
+
+def test_another_api_has_its_own_history(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> None:
+    """A version that a restart of the first API server expires for a watch is accepted by the second."""
+    with control_plane.another_api() as url, control_plane.cluster(server=url) as other:
+        older = version(cluster.create(namespace, "one"))
+        cluster.delete(namespace, "one")
+        control_plane.restart_api()
+
+        with cluster.watch(workflows_path(namespace), resourceVersion=older, timeoutSeconds=1) as watch:
+            (event,) = watch
+        assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
+        with other.watch(workflows_path(namespace), resourceVersion=older, timeoutSeconds=1) as watch:
+            assert [event["type"] for event in watch] == ["DELETED"]
 
 
 def test_restore_rewinds(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> None:
