@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 import pytest
 
 from job.change import Kind, Object
-from job.errors import Expired, Unavailable
+from job.errors import Expired, OutOfTime, Unavailable
 from job.ports import Bookmark, Event, Failure, Frame, Page, Query, Source
 
 SECONDS = 3
@@ -49,9 +52,9 @@ class SourceContract:
 
         page = source.list(Query(limit=MANY))
 
-        assert [(thing.namespace, thing.name, dict(thing.labels)) for thing in by_name(page)] == [
-            (world.namespace, "a", {"colour": "blue"}),
-            (world.namespace, "b", {}),
+        assert [(thing.namespace, thing.name, thing.labels.get("colour")) for thing in by_name(page)] == [
+            (world.namespace, "a", "blue"),
+            (world.namespace, "b", None),
         ]
         assert all(thing.uid and 0 < thing.version <= page.version for thing in page.objects)
         assert [thing.data for thing in page.objects] == [b"", b""]
@@ -111,6 +114,45 @@ class SourceContract:
         assert [thing.version for thing in source.list(named).objects] == [by_name(page)[0].version]
         absent = Query(limit=1, at=page.version, namespace=world.namespace, name="absent")
         assert list(source.list(absent).objects) == []
+
+    def test_a_page_says_how_many_objects_the_later_pages_have(self, world: World, source: Source) -> None:
+        """Where there are later pages, and where the server says it at all; of the present and of the past."""
+        for name in "abcde":
+            world.create(name)
+        then = source.list(Query(limit=MANY)).version
+        world.delete("e")
+
+        for query, alive in ((Query(limit=1, at=then), 5), (Query(limit=3), 4)):
+            page, told = source.list(query), 0
+            while page.token:
+                told += len(page.objects)
+                assert page.remaining in {alive - told, None}
+                page = source.list(Query(limit=1, token=page.token))
+            assert page.remaining is None
+            assert told + len(page.objects) == alive
+
+    def test_lists_are_read_in_several_threads(self, world: World, source: Source) -> None:
+        """Each gets its own answer."""
+        versions = []
+        for name in "abcdefgh":
+            world.create(name)
+            versions.append(source.list(Query(limit=MANY)).version)
+
+        with ThreadPoolExecutor(4) as pool:
+            pages = list(pool.map(lambda version: source.list(Query(limit=MANY, at=version)), versions * 3))
+
+        assert [page.version for page in pages] == versions * 3
+        assert [len(page.objects) for page in pages] == list(range(1, 9)) * 3
+
+    def test_who_has_no_time_left_does_not_wait(self, world: World, source: Source) -> None:
+        """A `patience` that is at its end: an answer if it comes at once, `Unavailable` if not, and nothing else."""
+        world.create("a")
+        began = time.monotonic()
+        with suppress(Unavailable):
+            assert len(source.list(Query(limit=1), _NoPatience()).objects) == 1
+
+        assert time.monotonic() - began < SECONDS
+        assert len(source.list(Query(limit=1)).objects) == 1
 
     def test_a_forgotten_version_is_expired(self, world: World, source: Source) -> None:
         """A list at it, and the rest of a list that began at it."""
@@ -211,6 +253,16 @@ class SourceContract:
     def test_the_namespace_exists(self, source: Source) -> None:
         """Where it can be known."""
         assert source.namespace_exists() in {True, None}
+
+
+class _NoPatience:
+    """That of a run whose time for this is over."""
+
+    def left(self) -> float:
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        raise OutOfTime
 
 
 def by_name(page: Page) -> list[Object]:
