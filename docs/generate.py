@@ -15,6 +15,7 @@ MADE = "<!-- What follows is made from tests/golden/messages by `python docs/gen
 EXAMPLES = {
     "added-initial": ("Added, initial", "The first run found it."),
     "modified-observed": ("Modified, observed", "The watch showed it."),
+    "modified-recovered": ("Modified, recovered", "The watch had lost it, and etcd still had it."),
     "modified-inferred": (
         "Modified, inferred",
         "After a gap: versions between this one and the last may never be told.",
@@ -22,6 +23,10 @@ EXAMPLES = {
     "deleted-observed": ("Deleted, observed", "The last object, with the version of its deletion."),
     "deleted-inferred": ("Deleted, inferred", "It is gone: when, and in which state, is not known."),
     "gap": ("Gap", "It stands before what is inferred because of it."),
+    "gap-short-lived": (
+        "Gap, short-lived",
+        "History was recovered, and every 17th version was counted: shorter lives may be missing.",
+    ),
     "core-resource": ("A resource of the core group", "`--resource pods.v1 --all-namespaces`"),
     "rewound": (
         "After a rewind",

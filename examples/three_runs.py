@@ -1,4 +1,4 @@
-"""Three runs against a real control plane on this machine: a first one, a resumed one, and one whose history is gone.
+"""Three runs against a real control plane on this machine: a first one, a resumed one, and one that is refused.
 
 Brings up etcd and kube-apiserver, creates the Argo CRDs and a few dozen Workflows that change all the time, and starts
 `workflow-watcher run` as a user would, with nothing but a kubeconfig: every option has its default, the window of 55
@@ -56,7 +56,7 @@ def main() -> None:
                 say("The API server restarts, and forgets which changes it had seen. Nobody watches meanwhile.")
                 plane.restart_api()
                 time.sleep(UNWATCHED)
-                run("3. The third run: its version is refused, so it must list and compare.", environment)
+                run("3. The third run: its version is refused, so it must read history back.", environment)
 
 
 def run(title: str, environment: dict[str, str]) -> None:
@@ -93,12 +93,12 @@ def explain(summary: dict[str, Any], messages: list[dict[str, Any]]) -> None:
             "announced."
         )
     else:
-        gap = next(message["data"] for message in messages if message["type"].endswith(".gap"))
+        gaps = [message["data"]["missing"] for message in messages if message["type"].endswith(".gap")]
+        missing = f"What may be missing is announced: {', '.join(gaps)}." if gaps else "Nothing can be missing."
         say(
-            f"The history from version {gap['from']} to {gap['to']} was gone. A gap message says so: of what happened "
-            f"in between, {gap['missing']} states may be missing. How it ended is not: comparing a listing with the "
-            f"inventory found {known['inferred']} differences, deletions included. After that the watch showed "
-            f"{known['observed']} changes."
+            f"The API server had forgotten what followed version {summary['from']}. Etcd had not: {known['recovered']} "
+            "changes were read back from it, with the ids and the data that the watch would have given them, deletions "
+            f"included. {missing} After that the watch showed {known['observed']} changes."
         )
     say(f"The checkpoint, with {summary['objects']} Workflows in its inventory, is in {summary['checkpoint']}.")
 

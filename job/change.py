@@ -1,7 +1,8 @@
 """The frozen values that everything else talks about.
 
 A resourceVersion is an `int`: versions of one resource are comparable integers of up to 128 bits (KEP-5504), 0 stands
-for "none". They are never compared across resources or clusters, and never subtracted.
+for "none". They are never compared across resources or clusters. A difference says nothing of time, or of how much was
+written, only how many versions there are to look at.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Provenance(StrEnum):
     """It existed when the first run looked."""
     OBSERVED = "observed"
     """The watch showed it."""
+    RECOVERED = "recovered"
+    """The watch had lost it, and etcd's history still had it (R11)."""
     INFERRED = "inferred"
     """A listing differed from the inventory; what lay in between is unknown."""
 
@@ -49,9 +52,26 @@ class Reason(StrEnum):
     """The inventory and the server's own past disagree: an event never reached the watch (kubernetes#123072)."""
 
 
+class Recovery(StrEnum):
+    """How far etcd's history replaced that of the watch, where it was asked."""
+
+    COMPLETE = "complete"
+    """Every version was looked at."""
+    SAMPLED = "sampled"
+    """Some versions were looked at: objects that lived between two of them may be missing."""
+    LATE = "late"
+    """The time for it ran out."""
+    COMPACTED = "compacted"
+    """Etcd no longer had it."""
+    REFUSED = "refused"
+    """The API server does not give old versions: no right to them, or another answer than was asked for."""
+
+
 class Missing(StrEnum):
     """What a gap may hide."""
 
+    SHORT_LIVED = "short-lived"
+    """Objects that were both created and deleted within fewer versions than the gap's spacing."""
     INTERMEDIATE = "intermediate"
     """Versions between the published ones, and objects that were both created and deleted inside the gap."""
     ALL = "all"
@@ -137,4 +157,6 @@ class Gap:
     since: str
     """When `start` was last known to be current, RFC 3339; empty where nobody knows."""
     missing: Missing
+    spacing: int = 0
+    """The most versions that a missing object may have lived, where it can be told."""
     epoch: int = 0

@@ -42,9 +42,11 @@ class RunRecord(msgspec.Struct, frozen=True):
     start: str
     """`resumed`, or why there was a listing."""
     age_seconds: float | None
-    """How old the checkpoint was, None on a first run."""
+    """How old the version was, since it was last known to be the present; None on a first run."""
     exit_code: int
     published: dict[str, int]
+    recovery: str = ""
+    """How far history was read back, where the version had expired (`job.change.Recovery`)."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

@@ -73,7 +73,7 @@ class Envelope:
         """The message that says which history may never be told."""
         attributes = {
             "specversion": "1.0",
-            "id": f"{gap.start}-{gap.end}/gap{_suffix(gap.epoch)}",
+            "id": f"{gap.start}-{gap.end}/gap{f'/{gap.spacing}' if gap.spacing else ''}{_suffix(gap.epoch)}",
             "source": self._source,
             "type": f"{self._type}.gap",
             **({"subject": self._namespace} if self._namespace else {}),
@@ -87,6 +87,7 @@ class Envelope:
             "to": str(gap.end),
             "since": gap.since or None,
             "missing": gap.missing.value,
+            **({"spacing": str(gap.spacing)} if gap.spacing else {}),
         }
         return Message(attributes, msgspec.json.encode(data), key=f"{self._namespace}/")
 

@@ -54,6 +54,8 @@ class Page(msgspec.Struct, frozen=True):
     version: int
     objects: Sequence[Object]
     token: str = ""
+    remaining: int | None = None
+    """How many objects the later pages have; None on the last page, and where the server does not say."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -104,8 +106,11 @@ class Source(Protocol):
     def kind(self) -> str:
         """The resource's kind: `Workflow` for `workflows`."""
 
-    def list(self, query: Query) -> Page:
-        """One page. Raises `Expired` when the version or the token is no longer in the server's history."""
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
+        """One page, from any thread. Raises `Expired` when the server's history no longer has the version or the token.
+
+        `patience` may end the attempts earlier than those of the run.
+        """
 
     def watch(self, version: int, seconds: int) -> Stream:
         """Everything after `version`, in the order of versions, until the server ends it after `seconds` (>= 3).

@@ -74,6 +74,7 @@ class Settings:
     sink: Address
     checkpoint: Address
     window: timedelta
+    recover: timedelta = timedelta(seconds=20)
     initial: Initial = Initial.PUBLISH
     resource_version: int | None = None
 

@@ -38,7 +38,14 @@ EXAMPLE = Checkpoint(
     audited_at="2026-11-23T00:00:00Z",
     runs=(
         RunRecord(
-            "6a1c3bd6-7f0e-4f51-b7d1-1a1f6a6f4d4e", "2026-11-23T08:00:00Z", 55.1, "resumed", 6.0, 0, {"added": 2}
+            "6a1c3bd6-7f0e-4f51-b7d1-1a1f6a6f4d4e",
+            "2026-11-23T08:00:00Z",
+            55.1,
+            "expired",
+            306.0,
+            0,
+            {"added": 2},
+            "complete",
         ),
         RunRecord("first", "2026-11-22T08:00:00Z", 55.0, "first", None, 75, {}),
     ),
@@ -56,6 +63,7 @@ records = st.builds(
     age_seconds=st.none() | st.floats(0, 1e9),
     exit_code=st.integers(0, 255),
     published=st.dictionaries(texts, st.integers(0, 10**9), max_size=3),
+    recovery=texts,
 )
 checkpoints = st.builds(
     Checkpoint,

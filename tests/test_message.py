@@ -54,10 +54,14 @@ def trace() -> Object:
 KINDS: dict[str, Message] = {
     "added-initial": WORKFLOWS.change(Change(Kind.ADDED, workflow(1232, None), Provenance.INITIAL)),
     "modified-observed": WORKFLOWS.change(Change(Kind.MODIFIED, workflow(1234, "Running"), Provenance.OBSERVED)),
+    "modified-recovered": WORKFLOWS.change(Change(Kind.MODIFIED, workflow(1236, "Running"), Provenance.RECOVERED)),
     "modified-inferred": WORKFLOWS.change(Change(Kind.MODIFIED, workflow(1238, "Succeeded"), Provenance.INFERRED)),
     "deleted-observed": WORKFLOWS.change(Change(Kind.DELETED, workflow(1241, "Succeeded"), Provenance.OBSERVED)),
     "deleted-inferred": WORKFLOWS.change(Change(Kind.DELETED, trace(), Provenance.INFERRED)),
     "gap": WORKFLOWS.gap(Gap(Reason.EXPIRED, 1234, 1320, "2026-11-23T06:07:12Z", Missing.INTERMEDIATE)),
+    "gap-short-lived": WORKFLOWS.gap(
+        Gap(Reason.EXPIRED, 1234, 98320, "2026-11-23T06:07:12Z", Missing.SHORT_LIVED, spacing=17)
+    ),
     "core-resource": PODS.change(Change(Kind.ADDED, pod(), Provenance.OBSERVED)),
     "rewound": WORKFLOWS.change(Change(Kind.ADDED, workflow(1234, "Running"), Provenance.INFERRED, epoch=1)),
 }
@@ -96,14 +100,16 @@ def test_attribute_names_are_those_of_the_specification(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_id_is_what_the_design_says(kind: str) -> None:
-    """UID/RESOURCEVERSION, UID/deleted, FROM-TO/gap, and ~EPOCH behind each of them after a rewind."""
+    """UID/RESOURCEVERSION, UID/deleted, FROM-TO/gap[/SPACING], and ~EPOCH behind each of them after a rewind."""
     expected = {
         "added-initial": f"{UID}/1232",
         "modified-observed": f"{UID}/1234",
+        "modified-recovered": f"{UID}/1236",
         "modified-inferred": f"{UID}/1238",
         "deleted-observed": f"{UID}/deleted",
         "deleted-inferred": f"{UID}/deleted",
         "gap": "1234-1320/gap",
+        "gap-short-lived": "1234-98320/gap/17",
         "core-resource": "c0e45a0b-1d0c-4f4e-93a4-b5b8a9d0f0aa/901",
         "rewound": f"{UID}/1234~1",
     }

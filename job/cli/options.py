@@ -103,6 +103,15 @@ Window = Annotated[
         help="How long to watch, as in 55s or 4m30s; 0s catches up and exits.",
     ),
 ]
+Recover = Annotated[
+    str,
+    typer.Option(
+        "--recover",
+        envvar="WATCHER_RECOVER",
+        metavar="DURATION",
+        help="How long to read history back from etcd where the API server has forgotten it; 0s: not at all.",
+    ),
+]
 FirstRun = Annotated[
     Initial,
     typer.Option(

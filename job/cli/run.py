@@ -32,6 +32,7 @@ from job.settings import (
     local_path,
     parse_address,
     parse_cluster,
+    parse_duration,
     parse_namespace,
     parse_resource,
     parse_version,
@@ -58,6 +59,7 @@ def run(
     sink: options.Sink = None,
     checkpoint: options.CheckpointUrl = None,
     window: options.Window = "55s",
+    recover: options.Recover = "20s",
     initial: options.FirstRun = Initial.PUBLISH,
     resource_version: options.ResourceVersion = None,
     log_format: options.Format = None,
@@ -68,7 +70,8 @@ def run(
     try:
         check_environment(os.environ, {*_variables(context), *_NOT_AN_OPTION})
         length = parse_window(window)
-        deadline = Deadline(length)
+        recovery = parse_duration(recover)
+        deadline = Deadline(length, recover=recovery)
         watched = parse_resource(resource)
         matching = Selector(selector)
         start = parse_version(resource_version) if resource_version else None
@@ -98,6 +101,7 @@ def run(
             sink=sink_address,
             checkpoint=completed(named, scope) if named else default_checkpoint(_state_folder(), scope),
             window=length,
+            recover=recovery,
             initial=initial,
             resource_version=start,
         )

@@ -48,6 +48,12 @@ def trim(
     return b"".join((*pieces, view[start:end]))
 
 
+def at_version(text: bytes, version: int) -> bytes:
+    """The object with another resourceVersion, as the API server writes a deletion's into the last state (R8)."""
+    first, last = _value(text, *_value(text, 0, len(text), "metadata"), "resourceVersion")
+    return b'%b"%d"%b' % (text[:first], version, text[last:])
+
+
 def _member(text: bytes, start: int, member: bytes) -> tuple[int, int]:
     """Where the member stands, with one of the commas beside it."""
     first = text.index(member, start)
@@ -61,14 +67,20 @@ def _metadata(text: bytes, start: int, end: int) -> int:
     """Where the value of the object's own `metadata` begins."""
     if usual := _USUAL_START.match(text, start):
         return usual.end()
-    # A custom resource with a top-level key that sorts before "metadata": walk over the members in front of it.
+    # A custom resource with a top-level key that sorts before "metadata".
+    return _value(text, start, end, "metadata")[0]
+
+
+def _value(text: bytes, start: int, end: int, wanted: str) -> tuple[int, int]:
+    """Where the value of a member stands in the object that is `text[start:end]`, by a walk over those before it."""
     position = start + 1
     for name, value in _members(memoryview(text)[start:end]).items():
         position = _string_end(text, position) + 1
-        if name == "metadata":
-            return position
-        position += len(memoryview(value)) + 1
-    message = "an object without metadata"
+        behind = position + len(memoryview(value))
+        if name == wanted:
+            return position, behind
+        position = behind + 1
+    message = f"an object without {wanted}"
     raise ValueError(message)
 
 

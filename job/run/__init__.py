@@ -167,8 +167,8 @@ def _begin(session: Session, known: Checkpoint, current: Current) -> None:
     session.identity = resume.adopted(known.identity, current.identity)
     session.since = known.current_at
     session.summary.version_from = known.version
-    if known.saved_at:
-        age = session.now() - datetime.fromisoformat(known.saved_at)
+    if known.current_at:
+        age = session.now() - datetime.fromisoformat(known.current_at)
         session.summary.age_seconds = age.total_seconds()
 
 
@@ -215,6 +215,7 @@ def _save(session: Session, error: WatcherError | None) -> None:
         started_at=summary.started_at,
         seconds=round(session.deadline.elapsed, 3),
         start=summary.start,
+        recovery=summary.recovery,
         age_seconds=summary.age_seconds,
         exit_code=int(summary.exit_code),
         published=dict(session.ledger.published),

@@ -41,6 +41,8 @@ class Effect(msgspec.Struct, frozen=True):
 
     version: int = 0
     """Everything up to here is acknowledged."""
+    since: str | None = None
+    """When `version` was last known to be the present, where that was before this run; empty where nobody knows."""
     announced: int = 0
     """What is lost up to here was announced by a gap message."""
     uid: str = ""
@@ -64,14 +66,16 @@ class Ledger:
         self._watermark: Watermark[Effect] = Watermark()
         self._inventory = dict(start.inventory)
         self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
-        self._audited_at = start.audited_at
         self._identity = start.identity
+        self.audited_at = start.audited_at
+        """When the inventory and the server's past were last found to agree."""
         self.epoch = start.epoch
         """How often the cluster was rewound."""
         self.version = start.version
         self.listed = start.listed
         self.listed_for = start.listed_for
         self.announced = start.announced
+        self._since: str | None = None
         self.moves = 0
         """Goes up with every effect: tells whether there is anything to save."""
         self.published: Counter[str] = Counter()
@@ -103,10 +107,10 @@ class Ledger:
                     self._tombstones[effect.uid] = effect.known.version
         self.announced = effect.announced or self.announced
         if effect.version:
-            self.version = effect.version
+            self.version, self._since = effect.version, effect.since
             if self._tombstones:
                 self._bury()
-        self._audited_at = effect.audited_at or self._audited_at
+        self.audited_at = effect.audited_at or self.audited_at
         self._identity = effect.identity or self._identity
         if effect.counted:
             kind, provenance = effect.counted
@@ -145,20 +149,25 @@ class Ledger:
             self.epoch += 1
             self.moves += 1
             self.version = self.listed = self.announced = 0
+            self._since = None
 
-    def onto(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
-        """`checkpoint` with what is acknowledged by now, and the number of moves it includes."""
+    def onto(self, saved: Checkpoint, now: str) -> tuple[Checkpoint, int]:
+        """What was `saved` last, with all that is acknowledged by now, and the number of moves this includes."""
         with self._lock:
+            # A version that has not moved is not known to be the present any longer.
+            current_at = saved.current_at if self.version == saved.version else now
             return msgspec.structs.replace(
-                checkpoint,
+                saved,
                 epoch=self.epoch,
                 version=self.version,
                 listed=self.listed,
                 listed_for=self.listed_for,
                 announced=self.announced,
                 inventory=dict(self._inventory),
-                audited_at=self._audited_at,
+                audited_at=self.audited_at,
                 identity=self._identity,
+                saved_at=now,
+                current_at=current_at if self._since is None else self._since,
             ), self.moves
 
 
@@ -177,12 +186,12 @@ class Commit:
     ) -> None:
         self._store = store
         self._token = stored.token if stored else None
-        self._start = msgspec.structs.replace(start, run_id=run_id)
+        self._saved = msgspec.structs.replace(start, run_id=run_id, inventory={})
+        """What is stored, or was there at the beginning; the inventory is the ledger's."""
         self._runs = start.runs
         self._sequence = 0
         self._elapsed = elapsed
         self._now = now
-        self._saved_version, self._current_at = start.version, start.current_at
         self._saved_moves = 0
         self._saved_when = elapsed()
         self._saving = threading.Lock()
@@ -194,10 +203,6 @@ class Commit:
     def moved(self) -> bool:
         """Whether anything was acknowledged that is not saved."""
         return self.ledger.moves != self._saved_moves
-
-    def date(self, version: int, current_at: str) -> None:
-        """Note when `version`, about to be acknowledged, was last known to be the present."""
-        self._saved_version, self._current_at = version, current_at
 
     def tick(self) -> None:
         """Save in the background if there is something new and the last save is long enough ago.
@@ -253,12 +258,8 @@ class Commit:
             # Half of the time: an attempt whose answer does not come leaves enough for another.
             timeout = max(_SHORTEST, (until - self._elapsed()) / 2)
             self._sequence += 1
-            now = self._now()
-            checkpoint, moves = self.ledger.onto(self._start)
-            current_at = self._current_at if checkpoint.version == self._saved_version else now
-            checkpoint = msgspec.structs.replace(
-                checkpoint, sequence=self._sequence, saved_at=now, current_at=current_at, runs=self._runs
-            )
+            checkpoint, moves = self.ledger.onto(self._saved, self._now())
+            checkpoint = msgspec.structs.replace(checkpoint, sequence=self._sequence, runs=self._runs)
             data = codec.encode(checkpoint)
             try:
                 self._token = self._store.save(data, self._token, timeout)
@@ -266,7 +267,7 @@ class Commit:
                 if not self._is_stored(checkpoint, timeout):
                     message = "an earlier save of this run was stored without an answer"
                     raise Unavailable(message) from conflict
-            self._saved_version, self._current_at = checkpoint.version, current_at
+            self._saved = msgspec.structs.replace(checkpoint, inventory={})
             self._saved_moves = moves
             self.saves += 1
 

@@ -5,12 +5,14 @@
                                              ├── 10 s ──┤ the sink has drained
                                                         ├─ 8 s ─┤ the checkpoint is saved
 
-So a run takes its window and less than 30 s more (P5). 30 s is also Kubernetes' grace period after SIGTERM: a signal
-moves the run straight to a drain of at most 10 s, a second one straight to the save.
+So a run takes its window and less than 30 s more (P5), and what it spends on reading lost history back: that moves
+everything but the end of the watch. 30 s is also Kubernetes' grace period after SIGTERM: a signal moves the run
+straight to a drain of at most 10 s, a second one straight to the save.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,13 +39,18 @@ class Deadline:
         window: timedelta,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        recover: timedelta = timedelta(),
     ) -> None:
         self._clock = clock
         self._sleep = sleep
         self._began = clock()
         self._window = window.total_seconds() or CATCH_UP
-        self._drained_by = self._began + self._window + LISTING + DRAIN
+        self._recover = recover.total_seconds()
+        self._recovered = 0.0
+        self._recovering_since: float | None = None
         self._signals = 0
+        self._signalled_at = math.inf
         self._interruptible = False
         self.on_signal: Callable[[], None] = lambda: None
         """Called by the signal handler: must not take a lock."""
@@ -66,16 +73,33 @@ class Deadline:
     @property
     def publish_left(self) -> float:
         """Seconds until the sink must have drained."""
-        return 0.0 if self._signals > 1 else max(0.0, self._drained_by - self._clock())
+        drained_by = min(self._began + self._window + self._granted + LISTING, self._signalled_at) + DRAIN
+        return 0.0 if self._signals > 1 else max(0.0, drained_by - self._clock())
+
+    @property
+    def recover_left(self) -> float:
+        """Seconds left for reading lost history back; 0 but while that is done."""
+        if self.stopped or self._recovering_since is None:
+            return 0.0
+        return max(0.0, self._recover - self._recovered - (self._clock() - self._recovering_since))
+
+    @property
+    def _granted(self) -> float:
+        """Seconds by which reading lost history back moves the ends."""
+        return self._recovered if self._recovering_since is None else self._recover
 
     def left(self) -> float:
         """Seconds left for reading from the API server, a listing included."""
-        return 0.0 if self.stopped else max(0.0, self._window + LISTING - self.elapsed)
+        return 0.0 if self.stopped else max(0.0, self._window + self._granted + LISTING - self.elapsed)
 
     def pause(self, seconds: float) -> None:
         """Wait between two attempts."""
+        self.wait(seconds, self.left)
+
+    def wait(self, seconds: float, left: Callable[[], float]) -> None:
+        """Wait, if more than that is left."""
         self.check()
-        if seconds >= self.left():
+        if seconds >= left():
             message = "no time is left for another attempt"
             raise OutOfTime(message)
         until = self._clock() + seconds
@@ -94,11 +118,21 @@ class Deadline:
     def signal(self) -> None:
         """Note a SIGTERM or SIGINT; called by the signal handler, in the main thread."""
         self._signals += 1
-        self._drained_by = min(self._drained_by, self._clock() + DRAIN)
+        self._signalled_at = min(self._signalled_at, self._clock())
         self.on_signal()
         if self._interruptible:
             self._interruptible = False
             raise Stopped
+
+    @contextmanager
+    def recovering(self) -> Iterator[Recovering]:
+        """Read lost history back, for as long as there is time for that in this run."""
+        since = self._recovering_since = self._clock()
+        try:
+            yield Recovering(self)
+        finally:
+            self._recovered = min(self._recover, self._recovered + self._clock() - since)
+            self._recovering_since = None
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -109,3 +143,18 @@ class Deadline:
             yield
         finally:
             self._interruptible = False
+
+
+class Recovering:
+    """The patience of those who read lost history back. Safe in several threads."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+
+    def left(self) -> float:
+        """Seconds left."""
+        return self._deadline.recover_left
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two attempts."""
+        self._deadline.wait(seconds, self.left)

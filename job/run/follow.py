@@ -6,7 +6,7 @@ from job.errors import Expired, Stopped, Unavailable
 from job.ports import Bookmark, Event, Failure
 from job.run.commit import Effect
 from job.run.observe import observe
-from job.run.session import Session
+from job.run.session import Session, timestamp
 from job.run.watch import Ended, Reader
 
 _TICK = 0.5
@@ -21,10 +21,13 @@ def follow(session: Session, reader: Reader, *, target: int = 0) -> Ended | None
             raise Stopped
         session.publisher.check()
         session.commit.tick()
-        for line in reader.take(_TICK):
+        lines = reader.take(_TICK)
+        for line in lines:
             failure = _decide(session, line)
             if failure:
                 return Ended(opened=True, frames=True, early=True, error=failure)
+        if lines:
+            session.heard_at = timestamp(session.now())
         session.ledger.acknowledge()
         if target and session.position >= target:
             return None

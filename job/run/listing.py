@@ -46,10 +46,10 @@ class Part(msgspec.Struct, frozen=True):
     differences: list[Difference]
 
 
-def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
+def relist(session: Session, reason: Reason | None, watch: Watch, at: int = 0) -> None:
     """Publish how the cluster differs from the inventory, at some version N from now; `watch(N)` is called at once.
 
-    `reason` is None on a first run, where no history was promised yet.
+    `reason` is None on a first run, where no history was promised yet. `at` is an N that is watched from already.
     """
     rewound = False
     while True:
@@ -63,30 +63,33 @@ def relist(session: Session, reason: Reason | None, watch: Watch) -> None:
         elif reason is None and any(entry.told for entry in session.seen.values()):
             reason = Reason.INTERRUPTED  # a first listing that has to begin again, after it has told something
         try:
-            return _relist(session, reason, start, watch)
+            return _relist(session, reason, start, watch, at)
         except Expired:
+            at = 0
             log.info("The listing expired before it was read; listing again", extra=event("listing.expired"))
         except WentBack:
-            reason, rewound = Reason.REWOUND, False
+            reason, rewound, at = Reason.REWOUND, False, 0
 
 
-def audit(session: Session, since: str) -> None:
+def audit(session: Session) -> bool:
     """Compare the inventory with the server's own past at its version: a watch may have lost an event (R9).
 
-    `since` is when they last agreed. Raises `WentBack`.
+    Gives whether the server still has that past. Raises `WentBack`.
     """
     version = session.position
     try:
         parts, gone = _compare(session, _pages(session, Query(limit=PAGE, at=version)))
         if gone or any(part.differences for part in parts):
             log.warning("The inventory and the server's past differ at %d", version, extra=event("audit.drift"))
+            _check_deletions(session, parts, gone)
             session.foresee(_new(parts))
-            session.announce(Reason.DRIFTED, version, version, since=since)
+            session.announce(Reason.DRIFTED, version, version, since=session.ledger.audited_at or session.since)
             _tell(session, parts, gone)
     except Expired:
         log.info("The server no longer has version %d; the audit waits", version, extra=event("audit.expired"))
-        return
+        return False
     session.enter(Effect(audited_at=timestamp(session.now())))
+    return True
 
 
 def skip(session: Session, watch: Watch) -> None:
@@ -107,15 +110,14 @@ def pin(session: Session, version: int) -> None:
         raise ActionNeeded(message) from error
 
 
-def _relist(session: Session, reason: Reason | None, start: int, watch: Watch) -> None:
-    version, pages = _peek(_pages(session, _begin(session)))
+def _relist(session: Session, reason: Reason | None, start: int, watch: Watch, at: int) -> None:
+    version, pages = _peek(_pages(session, Query(limit=PAGE, at=at) if at else _begin(session)))
     if version < max(session.ledger.version, session.ledger.listed):
         raise WentBack
-    watch(version)
+    if not at:
+        watch(version)
     parts, gone = _compare(session, pages)
-    if not session.proven:
-        known = sum(not entry.deleted for entry in session.seen.values())
-        resume.check_mass_deletion(known, _deletions(parts) + len(gone))
+    _check_deletions(session, parts, gone)
     # Versions of two epochs are not comparable.
     lost = reason if reason is Reason.REWOUND or version != start else None
     if lost is Reason.INTERRUPTED and session.ledger.listed_for:
@@ -142,8 +144,12 @@ def _new(parts: list[Part]) -> Iterator[Object]:
     return (found.object for part in parts for found in part.differences if found.kind is Kind.ADDED)
 
 
-def _deletions(parts: list[Part]) -> int:
-    return sum(found.kind is Kind.DELETED for part in parts for found in part.differences)
+def _check_deletions(session: Session, parts: list[Part], gone: list[Difference]) -> None:
+    """Unless this is certainly the same cluster, ask a person before most of what is known is told to be gone (R5)."""
+    if not session.proven:
+        known = sum(not entry.deleted for entry in session.seen.values())
+        found = sum(found.kind is Kind.DELETED for part in parts for found in part.differences)
+        resume.check_mass_deletion(known, found + len(gone))
 
 
 def _tell(session: Session, parts: list[Part], gone: list[Difference], *, listed: int = 0) -> None:
@@ -166,18 +172,22 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
     }
     now = timestamp(session.now())
     session.since = "" if query.at else now  # nobody knows when an older version was the present
-    session.commit.date(version, session.since)
-    session.enter(Effect(version=version, inventory=dict(session.seen), audited_at=now))
+    session.enter(Effect(version=version, since=session.since, inventory=dict(session.seen), audited_at=now))
     session.ledger.acknowledge()
     session.commit.save()
     session.position = version
 
 
-def _begin(session: Session) -> Query:
+def count(session: Session) -> None:
+    """Note that a listing begins. Raises `TemporaryError` where there were too many (R4)."""
     if session.summary.listings >= MOST_LISTINGS:
         message = f"{MOST_LISTINGS} listings in one run expired before they could be used; the next run tries again"
         raise TemporaryError(message)
     session.summary.listings += 1
+
+
+def _begin(session: Session) -> Query:
+    count(session)
     return Query(limit=PAGE)
 
 

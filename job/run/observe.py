@@ -1,4 +1,4 @@
-"""What a watch frame means, given what is already known (pure)."""
+"""What an event means, given what is already known (pure)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from job.ports import Event
 from job.selector import Selector
 
 
-def observe(event: Event, known: Inventory, selector: Selector, epoch: int) -> Change | None:
+def observe(
+    event: Event, known: Inventory, selector: Selector, epoch: int, provenance: Provenance = Provenance.OBSERVED
+) -> Change | None:
     """The change to publish, or None where there is nothing to tell.
 
     Known is known (R2): what is not newer than the inventory was told before. Whether an object enters is decided once;
@@ -23,4 +25,4 @@ def observe(event: Event, known: Inventory, selector: Selector, epoch: int) -> C
     elif before.deleted or seen.version <= before.version:
         return None
     alive = Kind.MODIFIED if before and before.told else Kind.ADDED
-    return Change(event.kind if event.kind is Kind.DELETED else alive, seen, Provenance.OBSERVED, epoch)
+    return Change(event.kind if event.kind is Kind.DELETED else alive, seen, provenance, epoch)

@@ -52,6 +52,8 @@ class Session:
         self.seen: dict[str, Known] = self.ledger.inventory()
         self.position = self.ledger.version
         """The version of the last frame or listing that was decided: where a watch goes on."""
+        self.heard_at = ""
+        """When the last frame was decided, RFC 3339."""
         self.since = ""
         """When `position` was last known to be current, RFC 3339; empty where nobody knows."""
         self.identity = Identity()
@@ -65,8 +67,8 @@ class Session:
         """Whether no listing was ever published whole."""
         return not self.ledger.version and not self.ledger.epoch
 
-    def publish(self, change: Change, *, version: int = 0, listed: int = 0) -> None:
-        """Queue a change: an event of the watch at `version`, or a difference of the listing at `listed`."""
+    def publish(self, change: Change, *, version: int = 0, since: str | None = None, listed: int = 0) -> None:
+        """Queue a change: an event at `version`, known to be the present `since` then, or a difference at `listed`."""
         thing = change.object
         known: Known | None = Known(thing.namespace, thing.name, thing.version, thing.phase)
         if change.kind is Kind.DELETED:
@@ -77,15 +79,27 @@ class Session:
         else:
             self.seen.pop(thing.uid, None)
         counted = (change.kind.value, change.provenance.value)
-        effect = Effect(version=version, uid=thing.uid, known=known, counted=counted)
+        effect = Effect(version=version, since=since, uid=thing.uid, known=known, counted=counted)
         self.publisher.put(self._envelope.change(change), effect)
 
     def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
-        """Publish a gap message, and wait for it: it stands before everything that is inferred because of it."""
+        """Tell that a listing replaces the history between two versions, before it is told of."""
         missing = Missing.ALL if reason is Reason.REWOUND or not start else Missing.INTERMEDIATE
-        gap = Gap(reason, start, end, since, missing, self.ledger.epoch)
-        self.summary.gaps.append(reason.value)
-        self.publisher.put(self._envelope.gap(gap), Effect(announced=end, counted=("gap", "inferred")))
+        self._announce(Gap(reason, start, end, since, missing, epoch=self.ledger.epoch), announced=end)
+
+    def announce_samples(self, reason: Reason, start: int, end: int, spacing: int) -> None:
+        """Tell that of the history between two versions only some will be looked at, before it is told.
+
+        Saved before, as what a listing is about to tell (R17): who was overtaken meanwhile must not announce anything.
+        """
+        self.settle()
+        self.commit.save()
+        self._announce(Gap(reason, start, end, self.since, Missing.SHORT_LIVED, spacing, self.ledger.epoch))
+
+    def _announce(self, gap: Gap, announced: int = 0) -> None:
+        """Publish a gap message, and wait for it: it stands before everything that it is the reason for."""
+        self.summary.gaps.append(gap.reason.value)
+        self.publisher.put(self._envelope.gap(gap), Effect(announced=announced, counted=("gap", "inferred")))
         self.settle()
 
     def foresee(

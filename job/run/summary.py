@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from job.change import Reason
+from job.change import Reason, Recovery
 from job.errors import ExitCode, WatcherError
 
 FIRST, SKIPPED, PINNED, RESUMED = "first", "skipped", "pinned", "resumed"
@@ -20,8 +20,10 @@ class Summary:
     checkpoint: str
     start: str = ""
     """`resumed`, `first`, `skipped` (first, unpublished), `pinned` (--resource-version), or why history was lost."""
+    recovery: str = ""
+    """How far history was read back, where the saved version had expired."""
     age_seconds: float | None = None
-    """How old the checkpoint was."""
+    """How old the saved version was: since it was last known to be the present."""
     version_from: int = 0
     version_to: int = 0
     objects: int = 0
@@ -49,6 +51,7 @@ class Summary:
             "run_id": self.run_id,
             "exit_code": int(self.exit_code),
             "start": self.start or None,
+            "recovery": self.recovery or None,
             "age_seconds": self.age_seconds,
             "seconds": round(self.seconds, 3),
             "from": str(self.version_from),
@@ -84,16 +87,28 @@ class Summary:
             PINNED: f"Started at {self.version_from}, as asked",
             RESUMED: f"Resumed from {self.version_from}{age}",
         }
-        began = known.get(self.start) or f"Could not resume from {self.version_from}{age}: {WHY[Reason(self.start)]}"
+        began = known.get(self.start) or f"Could not resume from {self.version_from}{age}: {self._why()}"
         later = [WHY[Reason(gap)] for gap in self.gaps if gap != self.start]
         return "; then ".join((began, *later))
 
+    def _why(self) -> str:
+        why = WHY[Reason(self.start)]
+        return f"{why}, {READ_BACK[self.recovery]}" if Reason(self.start) in {Reason.EXPIRED, Reason.SILENT} else why
+
 
 WHY: Mapping[Reason, str] = {
-    Reason.EXPIRED: "the API server no longer has that history, so everything was listed and compared",
-    Reason.SILENT: "the API server closed the watch without a word, twice, so everything was listed and compared",
+    Reason.EXPIRED: "the API server no longer has that history",
+    Reason.SILENT: "the API server closed the watch without a word, twice",
     Reason.INTERRUPTED: "an earlier listing was not published whole, so everything was listed and compared again",
     Reason.REWOUND: "the cluster went back in time, so everything was listed and published in a new epoch",
     Reason.RECREATED: "the CustomResourceDefinition was created anew, so everything was listed and compared",
-    Reason.DRIFTED: "the daily comparison with the server's own past found events that the watch never had",
+    Reason.DRIFTED: "the comparison with the server's own past found events that the watch never had",
+}
+READ_BACK: Mapping[str, str] = {
+    "": "so everything was listed and compared",
+    Recovery.COMPLETE: "so it was read back from etcd, whole",
+    Recovery.SAMPLED: "so it was read back from etcd, where short lives may have been overlooked",
+    Recovery.LATE: "so it was read back from etcd while there was time, and the rest was listed and compared",
+    Recovery.COMPACTED: "nor has etcd the whole of it, so what is missing was listed and compared",
+    Recovery.REFUSED: "and gives no old versions, so everything was listed and compared",
 }

@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from job.change import Reason
+from job.change import Reason, Recovery
 from job.checkpoint import Checkpoint
 from job.errors import OutOfTime, Stopped, TemporaryError
 from job.logs import event
 from job.ports import Query
 from job.run import listing, resume
+from job.run.commit import Effect
 from job.run.follow import follow
+from job.run.recover import recover
 from job.run.relist import WentBack
 from job.run.resume import Current
-from job.run.session import Session, timestamp
+from job.run.session import Session
 from job.run.summary import FIRST, PINNED, RESUMED, SKIPPED
 from job.run.watch import LONGEST, SHORTEST, Ended, Reader
 from job.settings import Initial
 
 AUDIT_INTERVAL = timedelta(days=1)
+_RECOVERABLE = frozenset({Reason.EXPIRED, Reason.SILENT})
+"""Why the watch's history may be lost, and etcd's may still go on from the same version."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 """Seconds before a watch that ended early is opened again, doubled while nothing comes."""
 
@@ -129,9 +133,11 @@ class Window:
             reason,
             extra=event("history.lost", version=session.position, reason=reason),
         )
-        if session.position != self._begun_at:
-            session.since = timestamp(session.now())
-            session.commit.date(session.position, session.since)
+        began = session.position == self._begun_at
+        if not began:
+            if session.position >= self._current.version:  # else it was the past already when it came
+                session.since = session.heard_at
+            session.enter(Effect(version=session.position, since=session.since))
         elif session.summary.start == RESUMED:
             session.summary.start = reason.value
         with session.deadline.interruptible():
@@ -140,7 +146,18 @@ class Window:
         if resume.recreated(session.identity, found):
             reason = Reason.RECREATED
         session.identity = resume.adopted(session.identity, found)
-        listing.relist(session, reason, self.open)
+        end = 0
+        if reason in _RECOVERABLE and session.settings.recover:
+            try:
+                how, end = recover(session, reason, self.open)
+            except WentBack:
+                reason = Reason.REWOUND
+            else:
+                if session.summary.start == reason.value and began:
+                    session.summary.recovery = how.value
+                if how in {Recovery.COMPLETE, Recovery.SAMPLED}:
+                    return
+        listing.relist(session, reason, self.open, at=end)
 
     def _interrupted(self, ended: Ended) -> None:
         """Before watching again: is it still the same history? A version of the future would be watched in silence."""
@@ -170,6 +187,6 @@ class Window:
         if last and self._session.now() - datetime.fromisoformat(last) < AUDIT_INTERVAL:
             return
         try:
-            listing.audit(self._session, since=last or self._session.since)
+            listing.audit(self._session)
         except WentBack:
             self._lost(Reason.REWOUND)

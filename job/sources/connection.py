@@ -7,8 +7,10 @@ The official client is imported only for a kubeconfig, whose logins, plug-ins an
 from __future__ import annotations
 
 import logging
+import math
 import os
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 5.0
+CONNECTIONS = 8
+"""Kept open: a watch, and those who read history at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,11 @@ def in_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bo
 def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Connection:
     """The API server of the cluster this pod runs in, with the service account's own token."""
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
-    pool = urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), socket_options=_keep_alive(), maxsize=4)
+    pool = urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), socket_options=_keep_alive(), maxsize=CONNECTIONS)
     return Connection(
         host=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         pool=pool,
-        # Read for every request, of which there are few: the kubelet replaces it long before it expires.
+        # Read for every request: the kubelet replaces it long before it expires.
         authorization=lambda: f"Bearer {_read(folder / 'token')}",
         namespace=_read(folder / "namespace") if (folder / "namespace").exists() else None,
         cluster=None,
@@ -93,6 +97,7 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         raise UsageError(message)
     configuration = Configuration()
     configuration.keep_alive = True
+    configuration.connection_pool_maxsize = CONNECTIONS
     configuration.host = ""
     try:
         load_kube_config(files, context, configuration, persist_config=False)
@@ -106,7 +111,7 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         connection = Connection(
             host=configuration.host.rstrip("/"),
             pool=RESTClientObject(configuration).pool_manager,
-            authorization=lambda: configuration.get_api_key_with_prefix("BearerToken"),
+            authorization=_once_a_second(lambda: configuration.get_api_key_with_prefix("BearerToken")),
             namespace=str(chosen.safe_get("namespace") or "default"),
             cluster=str(chosen["cluster"]),
         )
@@ -135,6 +140,19 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         log.warning("The certificate of %s is not verified", connection.host, extra=event("api.unverified"))
     return connection
+
+
+def _once_a_second(ask: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Ask for it at most so often: the client looks through the whole environment each time, for a proxy."""
+    answer: tuple[float, str | None] = (-math.inf, None)
+
+    def remembered() -> str | None:
+        nonlocal answer
+        if time.monotonic() - answer[0] >= 1:
+            answer = (time.monotonic(), ask())
+        return answer[1]
+
+    return remembered
 
 
 def _read(file: Path) -> str:

@@ -70,6 +70,7 @@ class Status(Struct):
 class _ListMetadata(Struct, rename="camel"):
     resource_version: str = "0"
     next: str = field(default="", name="continue")
+    remaining_item_count: int | None = None
 
 
 class _MetadataList(Struct):
@@ -145,8 +146,7 @@ def api_resources(body: bytes) -> Sequence[ApiResource]:
 def metadata_page(body: bytes) -> Page:
     """A page of a PartialObjectMetadataList."""
     page = _metadata_list(body)
-    objects = [_object(thing, b"") for thing in page.items or ()]
-    return Page(int(page.metadata.resource_version), objects, page.metadata.next)
+    return _page(page.metadata, [_object(thing, b"") for thing in page.items or ()])
 
 
 def whole_page(body: bytes) -> Page:
@@ -161,7 +161,11 @@ def whole_page(body: bytes) -> Page:
         if not thing.kind and not thing.api_version:  # items of built-in resources have neither
             data = missing + data[1:]
         objects.append(_object(thing, data))
-    return Page(int(page.metadata.resource_version), objects, page.metadata.next)
+    return _page(page.metadata, objects)
+
+
+def _page(about: _ListMetadata, objects: Sequence[Object]) -> Page:
+    return Page(int(about.resource_version), objects, about.next, about.remaining_item_count)
 
 
 def _unusual_frame(line: bytes) -> Frame:

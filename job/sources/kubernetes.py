@@ -92,7 +92,7 @@ class KubernetesSource:
             self._kind = found.kind
         return self._kind
 
-    def list(self, query: Query) -> Page:
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
         """One page."""
         parameters: dict[str, str | int] = {"limit": query.limit}
         if query.token:
@@ -104,7 +104,7 @@ class KubernetesSource:
         path = self._path(query.namespace or self._namespace)
         try:
             accept = _WHOLE if query.whole else _METADATA_LIST
-            _, answer = self._request(path, parameters, accept, "list", self._body)
+            _, answer = self._request(path, parameters, accept, "list", self._body, patience=patience)
         except Expired as error:
             if query.at or query.token:
                 raise
@@ -152,12 +152,12 @@ class KubernetesSource:
             message = f"{self._connection.host} answered with something else than the Kubernetes API: {error}"
             raise Unavailable(message) from error
 
-    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
+    def _body(self, response: urllib3.BaseHTTPResponse, patience: Patience) -> bytes:
         """The whole body; a time-out of each read does not bound a server that sends it drop by drop."""
         pieces = []
         for piece in response.stream(_SEGMENT, decode_content=True):
             pieces.append(piece)
-            if not self._patience.left():
+            if not patience.left():
                 response.close()
                 message = f"{self._connection.host} did not finish its answer in time"
                 raise Unavailable(message)
@@ -169,8 +169,9 @@ class KubernetesSource:
         parameters: Mapping[str, str | int],
         accept: str,
         verb: str,
-        take: Callable[[urllib3.BaseHTTPResponse], Taken],
+        take: Callable[[urllib3.BaseHTTPResponse, Patience], Taken],
         *,
+        patience: Patience | None = None,
         read_seconds: float = _READ_SECONDS,
         accepted: frozenset[int] = frozenset(),
     ) -> tuple[int, Taken]:
@@ -178,19 +179,20 @@ class KubernetesSource:
 
         `take` gets the answer, its body unread.
         """
+        patience = patience or self._patience
         began, pause = time.monotonic(), 0.0
         while True:
             waited = time.monotonic() - began
             pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
-                silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, self._patience.left()))
+                silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, patience.left()))
                 response = self._connection.get(path, parameters, accept, silence)
                 self._answered = True
                 status = response.status
                 if status == HTTPStatus.OK or status in accepted:
-                    return status, take(response)
-                refusal = self._body(response)
+                    return status, take(response, patience)
+                refusal = self._body(response, patience)
             except HTTPError as error:
                 if _untrusted(error):
                     message = f"the certificate of {self._connection.host} is not trusted: {_plain(error)}"
@@ -213,7 +215,7 @@ class KubernetesSource:
                 extra=event("api.retry", verb=verb),
             )
             try:
-                self._patience.pause(wait)
+                patience.pause(wait)
             except OutOfTime as error:
                 raise Unavailable(trouble) from error
 
@@ -249,7 +251,7 @@ class KubernetesSource:
 class _Watch:
     """An open watch, cut into frames. Linear in its bytes, also for frames of 1.5 MB."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, response: urllib3.BaseHTTPResponse, _: Patience) -> None:
         self._response = response
         self._closed = False
 

@@ -358,7 +358,7 @@ class TestMassDeletion:
         before = unprivileged.checkpoint_file.read_bytes()
         proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-        outcome = unprivileged.run("--window=5s", unprivileged.checkpoint)
+        outcome = unprivileged.run("--window=5s", "--recover=0s", unprivileged.checkpoint)
 
         assert (outcome.code, outcome.messages) == (ACTION_NEEDED, [])
         assert "11 of 20" in outcome.summary["message"]
@@ -373,11 +373,26 @@ class TestMassDeletion:
             cluster.delete(namespace, f"w-{number}")
         proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-        outcome = unprivileged.run("--window=0s", unprivileged.checkpoint)
+        outcome = unprivileged.run("--window=0s", "--recover=0s", unprivileged.checkpoint)
 
         assert outcome.code == 0
         assert [(change, provenance) for change, _, provenance in changes(outcome.messages)] == 10 * [
             ("deleted", "inferred")
+        ]
+
+    def test_r5_deletions_that_history_shows_are_told(
+        self, unprivileged: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    ) -> None:
+        """Who has the state that the checkpoint is about is the same cluster: all objects may be gone by now."""
+        for number in range(20):
+            cluster.delete(namespace, f"w-{number}")
+        proxy.inject(on=watches(), fault=EXPIRED_WATCH)
+
+        outcome = unprivileged.run("--window=0s", unprivileged.checkpoint)
+
+        assert outcome.code == 0
+        assert [(change, provenance) for change, _, provenance in changes(outcome.messages)] == 20 * [
+            ("deleted", "recovered")
         ]
 
     def test_r5_an_identity_is_adopted_when_it_is_first_seen(

@@ -42,6 +42,7 @@ def test_the_last_line_says_what_a_run_did(program: Program, cluster: Cluster, n
         "run_id": program.saved.run_id,
         "exit_code": 0,
         "start": "resumed",
+        "recovery": None,
         "age_seconds": summary["age_seconds"],
         "seconds": summary["seconds"],
         "from": str(before.version),

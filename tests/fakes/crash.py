@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from job.message import Message
-from job.ports import Frame, Identity, Page, Query, Sink, Source, Store, Stored, Stream
+from job.ports import Frame, Identity, Page, Patience, Query, Sink, Source, Store, Stored, Stream
 
 Step = Literal["load", "identity", "list", "watch", "frames", "decode", "publish", "published", "save", "saved"]
 STEPS: tuple[Step, ...] = (
@@ -59,9 +59,9 @@ class MortalSource:
     def kind(self) -> str:
         return self._source.kind()
 
-    def list(self, query: Query) -> Page:
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
         self._crash.at("list")
-        return self._source.list(query)
+        return self._source.list(query, patience)
 
     def watch(self, version: int, seconds: int) -> Stream:
         self._crash.at("watch")

@@ -9,7 +9,7 @@
 - A watch ends at once when everything was told, and lets the cluster's clock jump to its asked end.
 - `while_watched` is what happens while somebody watches: one step whenever all before it was told. `while_listed` is
   what happens between pages: one step before every LIST. Both run in the thread of the caller of `decode` and `list`,
-  so that a history has one order.
+  so that a history has one order. (Where `list` is called by several threads at once, its steps are taken by them.)
 - Nothing sleeps. All methods are safe in several threads.
 """
 
@@ -28,7 +28,7 @@ import msgspec
 
 from job.change import Kind, Resource
 from job.errors import Expired, Unavailable
-from job.ports import Frame, Identity, Page, Query
+from job.ports import Frame, Identity, Page, Patience, Query
 from job.sources import frames
 from tests.fakes.clock import Clock
 
@@ -88,6 +88,12 @@ class ModelCluster:
         """Whether watches go on beyond their time; whether they tell nothing, not even bookmarks."""
         self.version = 100
         self.writes: list[Write] = []
+        self.says_remaining = True
+        """Whether pages say how many objects remain; old and aggregated API servers do not."""
+        self.miscounted = 0
+        """By how many objects that number is wrong."""
+        self.matches_exactly = True
+        """Whether lists are at the version that is asked for; what does not know `resourceVersionMatch` lists now."""
         self.watchable_from = 0
         """The oldest version that a watch may begin at."""
         self.listable_from = 0
@@ -314,7 +320,7 @@ class ModelSource:
     def kind(self) -> str:
         return self._cluster.kind
 
-    def list(self, query: Query) -> Page:
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
         cluster = self._cluster
         with cluster.changed:
             cluster.lists.append(query)
@@ -350,6 +356,8 @@ class ModelSource:
     def _listing(self, query: Query) -> bytes:
         cluster = self._cluster
         version, after = query.at or cluster.version, ("", "")
+        if not cluster.matches_exactly:
+            version = cluster.version
         if query.token:
             at, *key = json.loads(query.token)
             version, after = at, (key[0], key[1])
@@ -366,12 +374,15 @@ class ModelSource:
             if key > after and namespace in {"", key[0]} and query.name in {"", key[1]}
         )
         shown = found[: query.limit]
-        token = json.dumps([version, *shown[-1][0]]) if len(found) > len(shown) else ""
-        return self._body(version, token, [write for _, write in shown], whole=query.whole)
+        about: dict[str, object] = {"resourceVersion": str(version)}
+        if remaining := len(found) - len(shown):
+            about["continue"] = json.dumps([version, *shown[-1][0]])
+            if cluster.says_remaining and not query.name:
+                about["remainingItemCount"] = max(0, remaining + cluster.miscounted)
+        return self._body(about, [write for _, write in shown], whole=query.whole)
 
-    def _body(self, version: int, token: str, shown: Sequence[Write], *, whole: bool) -> bytes:
+    def _body(self, about: Mapping[str, object], shown: Sequence[Write], *, whole: bool) -> bytes:
         cluster = self._cluster
-        about = {"resourceVersion": str(version), **({"continue": token} if token else {})}
         if not whole:
             partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
             items = [msgspec.Raw(msgspec.json.encode(partial | {"metadata": _metadata(write)})) for write in shown]

@@ -127,6 +127,36 @@ class TestModelSource(SourceContract):
         cluster.refusal = refusal
         self.test_a_watch_from_a_forgotten_version_is_refused(ModelWorld(cluster), ModelSource(cluster))
 
+    def test_an_old_server_does_not_say_how_many_remain(self) -> None:
+        """Its pages are whole all the same, as the contract has them."""
+        cluster = ModelCluster()
+        cluster.says_remaining = False
+        self.test_a_page_says_how_many_objects_the_later_pages_have(ModelWorld(cluster), ModelSource(cluster))
+
+        assert ModelSource(cluster).list(Query(limit=1)).remaining is None
+
+    def test_how_many_remain_is_said_where_a_page_has_a_token_and_no_name(self) -> None:
+        """As the API server has it; a server that miscounts says another number."""
+        cluster = ModelCluster()
+        source = ModelSource(cluster)
+        for name in "abc":
+            cluster.create(name)
+
+        queries = (Query(limit=2), Query(limit=3), Query(limit=1, namespace="argo", name="a"))
+        assert [source.list(query).remaining for query in queries] == [1, None, None]
+        cluster.miscounted = -1
+        assert source.list(Query(limit=1)).remaining == 1
+
+    def test_a_server_that_ignores_the_match_lists_what_is_now(self) -> None:
+        """And says so by the version of its page."""
+        cluster = ModelCluster()
+        cluster.create("a")
+        cluster.create("b")
+        cluster.matches_exactly = False
+
+        page = ModelSource(cluster).list(Query(limit=5, at=101))
+        assert (page.version, len(page.objects)) == (102, 2)
+
     def test_what_happens_while_it_is_watched_is_told(self) -> None:
         """Step by step, and then the watch ends."""
         cluster = ModelCluster()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
-from tests.bed.cluster import WORKFLOW_CRD, Cluster
+from tests.bed.api import ClusterError
+from tests.bed.cluster import WORKFLOW_CRD, Cluster, workflows_path
 from tests.bed.control_plane import ControlPlane
 from tests.bed.gcs import FakeGcsServer
 from tests.bed.pubsub import Carried, PubSub, cloud_event
@@ -24,6 +25,9 @@ LOAD = 130.0
 BETWEEN_RUNS = 3.0
 """Seconds without a run, while the writers go on."""
 PATIENCE = timedelta(seconds=120)
+EXPIRY = timedelta(seconds=240)
+"""How long a version may stay watchable."""
+GONE, TOO_MANY_REQUESTS = 410, 429
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +49,14 @@ class Files:
     """Both in files."""
 
     def __init__(self, program: Program) -> None:
-        self._sink = program.folder / "changes.jsonl"
-        self.options: Sequence[str] = [f"--sink=file:{self._sink}", program.checkpoint]
+        self.sink = program.folder / "changes.jsonl"
+        self.options: Sequence[str] = [f"--sink=file:{self.sink}", program.checkpoint]
         self.environment: Mapping[str, str] = {}
         self.ordered = True
 
     @property
     def messages(self) -> list[Message]:
-        return stored(self._sink)
+        return stored(self.sink)
 
 
 class GoogleCloud:
@@ -115,9 +119,11 @@ class Watched:
         """How each finished run started."""
         return [outcome.summary["start"] for outcome in self.outcomes]
 
-    def start(self, window: str = "5s") -> Running:
+    def start(self, window: str = "5s", *options: str) -> Running:
         """Start a run."""
-        return self._program.start(*self._place.options, f"--window={window}", environment=self._place.environment)
+        return self._program.start(
+            *self._place.options, f"--window={window}", *options, environment=self._place.environment
+        )
 
     def finish(self, running: Running) -> None:
         """Wait for a run, which must end well."""
@@ -127,15 +133,25 @@ class Watched:
         log.info("%s", outcome.summary["message"])
         self.outcomes.append(outcome)
 
-    def run(self, window: str = "5s") -> None:
+    def run(self, window: str = "5s", *options: str) -> None:
         """One run, from start to end."""
-        self.finish(self.start(window))
+        self.finish(self.start(window, *options))
 
 
 @contextmanager
-def under_load(cluster: Cluster, namespace: str, *, objects: int, seed: int) -> Iterator[Writers]:
+def under_load(
+    cluster: Cluster,
+    namespace: str,
+    *,
+    objects: int,
+    seed: int,
+    writes_per_second: float = LOAD,
+    lifetime: tuple[float, float] | None = None,
+) -> Iterator[Writers]:
     """Writers at work."""
-    with Writers(cluster, namespace, objects=objects, writes_per_second=LOAD, seed=seed) as writers:
+    with Writers(
+        cluster, namespace, objects=objects, writes_per_second=writes_per_second, seed=seed, lifetime=lifetime
+    ) as writers:
         yield writers
         log.info("%d writes to %d objects, %.0f a second", writers.truth.writes, len(writers.truth.lives), writers.rate)
 
@@ -151,3 +167,16 @@ def change_the_crd(control_plane: ControlPlane, cluster: Cluster) -> None:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
     change = [{"op": "add", "path": "/spec/versions/0/additionalPrinterColumns/-", "value": column}]
     cluster.request("PATCH", path, change, content_type="application/json-patch+json")
+
+
+def refused(cluster: Cluster, namespace: str, version: int) -> bool:
+    """Whether the API server's history does not reach back to a version; takes a second where it does."""
+    nothing = "metadata.name=nobody"  # else the whole history would come with the answer
+    path = workflows_path(namespace)
+    try:
+        with cluster.watch(path, resourceVersion=version, timeoutSeconds=1, fieldSelector=nothing) as events:
+            return any(frame["type"] == "ERROR" and frame["object"]["code"] == GONE for frame in events)
+    except ClusterError as error:
+        if error.status != TOO_MANY_REQUESTS:
+            raise
+        return False

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,16 @@ Message = dict[str, Any]
 
 @dataclass(slots=True)
 class Life:
-    """One object, from its creation on."""
+    """One object, from its creation on; in seconds of the monotonic clock, when its writer knew of it."""
 
     versions: list[int] = field(default_factory=list)
-    deleted: bool = False
+    born: float = field(default_factory=time.monotonic)
+    ended: float = math.inf
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it is over."""
+        return self.ended < math.inf
 
 
 class Truth:
@@ -41,7 +51,7 @@ class Truth:
         """The server confirmed the deletion."""
         with self._lock:
             self.writes += 1
-            self.lives[uid].deleted = True
+            self.lives[uid].ended = time.monotonic()
 
 
 def stored(file: Path) -> list[Message]:
@@ -123,6 +133,90 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
         wrong.extend(_wrong_end(uid, life, heard))
     wrong.extend(f"{uid}: told, and never written" for uid in lives.keys() - truth.lives.keys())
     return wrong
+
+
+def brief(truth: Truth, since: float, until: float) -> set[str]:
+    """The lives of which samples need not tell: inside this time, and less than a fiftieth of it long."""
+    least = (until - since) / 50
+    return {
+        uid
+        for uid, life in truth.lives.items()
+        if since < life.born and life.ended < until and life.ended - life.born < least
+    }
+
+
+def differences(
+    reference: list[Message], messages: list[Message], *, excused: AbstractSet[str] = frozenset()
+) -> list[str]:
+    """How a sink differs from that of a job which watched all the time and began no later. Gaps are not looked at.
+
+    Each message comes once, for each object in the same order, and says the same. Only what lies before the first
+    listing may be missing, as in `untold_versions`, and the beginning or the end, or both, of the lives `excused`.
+    """
+    versions = [_version(message) for message in messages if "k8suid" in message and message["provenance"] != "initial"]
+    watched_from = min(versions, default=0)
+    heard, known = told(messages), told(reference)
+    counts = Counter(message["id"] for message in messages if "k8suid" in message)
+    wrong = [f"{name}: told {count} times" for name, count in counts.items() if count > 1]
+    for uid, life in known.items():
+        mine = heard.get(uid, [])
+        wanted = life
+        if mine and mine[0]["provenance"] == "initial":
+            wanted = [each for each in life if _is_deletion(each) or _version(each) >= _version(mine[0])]
+        elif not mine and _is_deletion(life[-1]) and _version(life[-1]) < watched_from:
+            continue
+        wrong.extend(_other_course(uid, _names(wanted), _names(mine), excused=uid in excused))
+        copies = {message["id"]: message for message in life}
+        wrong.extend(
+            f"{message['id']}: differs in {', '.join(parts)}"
+            for message in mine
+            if message["id"] in copies and (parts := list(_other_parts(copies[message["id"]], message)))
+        )
+    wrong.extend(f"{uid}: told, and unknown to the reference" for uid in heard.keys() - known.keys())
+    return wrong
+
+
+def disorder(messages: list[Message]) -> list[str]:
+    """Where the history, as the watch shows it and etcd has it, turns back: a sink with one lane keeps its order."""
+    history = [message for message in messages if message["provenance"] in {"observed", "recovered"}]
+    return [
+        f"{after['id']} at {_version(after)} comes after {before['id']} at {_version(before)}"
+        for before, after in pairwise(history)
+        if _version(after) <= _version(before)
+    ]
+
+
+def _other_course(uid: str, wanted: list[str], mine: list[str], *, excused: bool) -> Iterator[str]:
+    lost = [name for name in wanted if name not in mine]
+    more = [name for name in mine if name not in wanted]
+    common = [name for name in wanted if name in mine]
+    if excused and common:
+        first = wanted.index(common[0])
+        lost = [name for name in wanted[first : wanted.index(common[-1])] if name not in mine]
+    if lost and (common or not excused):
+        yield f"{uid}: not told: {', '.join(lost)}"
+    if more:
+        yield f"{uid}: told, and unknown to the reference: {', '.join(more)}"
+    if common != [name for name in mine if name in wanted]:
+        yield f"{uid}: told out of order: {', '.join(mine)}"
+
+
+def _other_parts(message: Message, copy: Message) -> Iterator[str]:
+    """The attributes in which two copies differ and must not: each says for itself how it is known."""
+    own = {"provenance"}
+    if "initial" in {message["provenance"], copy["provenance"]}:
+        own.add("type")  # a listing cannot tell what was added from what was modified
+    for name in sorted((message.keys() | copy.keys()) - own):
+        if message.get(name) != copy.get(name):
+            yield name
+
+
+def _names(messages: list[Message]) -> list[str]:
+    return [message["id"] for message in messages]
+
+
+def _is_deletion(message: Message) -> bool:
+    return bool(message["type"].endswith(".deleted"))
 
 
 def _version(message: Message) -> int:

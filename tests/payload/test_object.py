@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from job.payload.object import at_version
 from job.ports import Event
 from job.sources import frames
 
@@ -189,3 +190,45 @@ def test_members_before_metadata_are_walked_over(key: str, value: str) -> None:
     front = f'{{"{key}":{value},"apiVersion":"a/v1","kind":"K","metadata":{{'.encode()
 
     assert passed(front + b'"managedFields":[1],"uid":"u"}}') == front + b'"uid":"u"}}'
+
+
+@settings(max_examples=400, deadline=None)
+@given(objects(), st.booleans(), st.integers(1, 2**128))
+def test_r8_another_version_is_written_in_and_nothing_else_is_touched(
+    document: dict[str, Any], ascii_only: bool, version: int
+) -> None:
+    """As the API server does with the last state of an object that is deleted."""
+    data = written(document, ascii_only=ascii_only)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return
+    document["metadata"]["resourceVersion"] = str(version)
+
+    assert at_version(data, version) == written(document, ascii_only=ascii_only)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        '{"resourceVersion":"%s"}',
+        '{"annotations":{"resourceVersion":"7"},"resourceVersion":"%s","uid":"u"}',
+        '{"labels":{"a":"\\"resourceVersion\\":\\"7\\""},"name":"a","resourceVersion":"%s","uid":"resourceVersion"}',
+        '{"ownerReferences":[{"resourceVersion":"7"}],"resourceVersion":"%s"}',
+    ],
+)
+@pytest.mark.parametrize(
+    "front", ["", '"apiVersion":"a/v1","kind":"K",', '"aaa":{"metadata":{"resourceVersion":"7"}},']
+)
+def test_r8_only_the_objects_own_version_is_written(front: str, metadata: str) -> None:
+    """Members of that name elsewhere stay, and strings that look like it."""
+    data = f'{{{front}"metadata":{metadata},"status":{{"resourceVersion":"7"}}}}'
+
+    assert at_version((data % "41").encode(), 1042) == (data % "1042").encode()
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"metadata":{"uid":"u"}}', b'{"spec":{"resourceVersion":"1"}}'])
+def test_r8_an_object_without_a_version_is_an_error(data: bytes) -> None:
+    """No API server writes one."""
+    with pytest.raises(ValueError, match="an object without"):
+        at_version(data, 5)

@@ -18,6 +18,27 @@ Coverage = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Hole:
+    """What a gap message says: of lives shorter than `spacing` versions, or of everything if that is 0."""
+
+    first: int
+    last: int
+    spacing: int
+    epoch: int
+
+    def excuses(self, life: Coverage, version: int) -> bool:
+        """Whether this version of a life, which is from its creation to its deletion, may be missing."""
+        born, died = life
+        if self.spacing:
+            return self.first < born and died <= self.last and died - born < self.spacing
+        return self.first < version <= self.last
+
+
+NEVER = 1 << 128
+"""A version after all others."""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a latest-wins consumer knows of one uid: compared from left to right."""
 
@@ -31,10 +52,11 @@ def untold(scene: Scene) -> list[str]:
     ids = {message.id for message in scene.messages}
     final = scene.saved
     suffix = f"~{final.epoch}" if final.epoch else ""
-    excused = [*gaps(scene.messages, final.epoch), (0, _first_listing(scene))]
-    wrong = []
+    holes = [hole for hole in _holes(scene.messages) if hole.epoch == final.epoch]
+    holes.append(Hole(0, _first_listing(scene), 0, final.epoch))
+    lives, wrong = _lives(scene), []
     for write in _in_scope(scene):
-        if write.version > final.version or _covered((write.version - 1, write.version), excused):
+        if write.version > final.version or any(hole.excuses(lives[write.uid], write.version) for hole in holes):
             continue
         if f"{write.uid}/{_id(write)}{suffix}" not in ids:
             wrong.append(f"{write.kind} {write.uid} at {write.version} is untold")
@@ -63,8 +85,12 @@ def ahead(scene: Scene, data: bytes) -> list[str]:
         if entry.version and f"{uid}/{'deleted' if entry.deleted else entry.version}{suffix}" not in ids
     ]
     if saved.listed <= saved.version and saved.version:
-        true = {write.uid: write.version for write in _state(scene, saved.version)}
         known = {uid: entry.version for uid, entry in saved.inventory.items() if not entry.deleted}
+        true = {
+            write.uid: write.version
+            for write in _state(scene, saved.version)
+            if write.uid in known or not _overlooked(scene, write)
+        }
         if known != true:
             wrong.append(f"at {saved.version} the inventory is {known}, and the cluster was {true}")
     before = [codec.decode(value) for value in scene.store.values[-1:]]
@@ -106,7 +132,8 @@ def diverged(scene: Scene) -> list[str]:
     """How a consumer that believes the latest version differs from the cluster, after a quiet run.
 
     It treats what it was last told in the range of a gap, and not again since, as gone (R18). A gap that ends no later
-    than another before it is the late repeat of a run that was overtaken.
+    than another before it says nothing more of that: it is about less of the same history, or the late repeat of a run
+    that was overtaken.
     """
     views: dict[str, View] = {}
     newest_gap = (0, 0)
@@ -116,11 +143,13 @@ def diverged(scene: Scene) -> list[str]:
             views[uid] = max(views.get(uid, View(-1, False, 0)), _view(message), key=_rank)
             doubted.discard(uid)
         else:
-            (first, last), epoch = _range(message), _view(message).epoch
-            if (epoch, last) <= newest_gap:
+            hole = _hole(message)
+            if (hole.epoch, hole.last) <= newest_gap:
                 continue
-            newest_gap = (epoch, last)
-            doubted |= {uid for uid, view in views.items() if view.epoch < epoch or first < view.version <= last}
+            newest_gap = (hole.epoch, hole.last)
+            doubted |= {
+                uid for uid, view in views.items() if view.epoch < hole.epoch or hole.first < view.version <= hole.last
+            }
     believed = {uid: view.version for uid, view in views.items() if not view.deleted and uid not in doubted}
     true = {write.uid: write.version for write in _state(scene, scene.saved.version)}
     return [
@@ -132,13 +161,33 @@ def diverged(scene: Scene) -> list[str]:
 
 def gaps(messages: list[Message], epoch: int = 0) -> list[Coverage]:
     """The gaps that were announced in an epoch."""
-    suffix = f"/gap~{epoch}" if epoch else "/gap"
-    return [_range(message) for message in messages if message.id.endswith(suffix)]
+    return [(hole.first, hole.last) for hole in _holes(messages) if hole.epoch == epoch]
 
 
-def _range(message: Message) -> Coverage:
+def _holes(messages: list[Message]) -> list[Hole]:
+    return [_hole(message) for message in messages if "k8suid" not in message.attributes]
+
+
+def _hole(message: Message) -> Hole:
     gap = json.loads(message.data)
-    return (0 if gap["missing"] == "all" else int(gap["from"]), int(gap["to"]))
+    first = 0 if gap["missing"] == "all" else int(gap["from"])
+    assert (gap["missing"] == "short-lived") == ("spacing" in gap)
+    return Hole(first, int(gap["to"]), int(gap.get("spacing", 0)), _view(message).epoch)
+
+
+def _lives(scene: Scene) -> dict[str, Coverage]:
+    """From its creation to its deletion, by uid."""
+    lives: dict[str, Coverage] = {}
+    for write in _in_scope(scene):
+        born, _ = lives.get(write.uid, (write.version, NEVER))
+        lives[write.uid] = (born, write.version if write.kind is Kind.DELETED else NEVER)
+    return lives
+
+
+def _overlooked(scene: Scene, write: Write) -> bool:
+    """Whether a gap message has said that this life may be missing: one that was too short for the samples."""
+    life = _lives(scene)[write.uid]
+    return any(hole.spacing and hole.excuses(life, write.version) for hole in _holes(scene.messages))
 
 
 def _first_listing(scene: Scene) -> int:
@@ -159,10 +208,6 @@ def _ever_known(scene: Scene, epoch: int) -> set[str]:
         for uid, entry in saved.inventory.items()
         if not entry.deleted
     }
-
-
-def _covered(span: Coverage, excused: list[Coverage]) -> bool:
-    return any(first <= span[0] and span[1] <= last for first, last in excused)
 
 
 def _in_scope(scene: Scene) -> list[Write]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Self
+from unittest import mock
 
 import msgspec
 
@@ -13,31 +16,41 @@ from job.change import Known, Resource
 from job.checkpoint import Checkpoint, Scope
 from job.message import Message
 from job.ports import Identity
-from job.run import Ports, run
+from job.run import Ports, recover, run
 from job.run.deadline import Deadline
 from job.run.summary import Summary
 from job.selector import Selector
 from job.settings import Address, Initial, Settings
-from tests.fakes.clock import Clock
 from tests.fakes.crash import Crash, MortalSink, MortalSource, MortalStore
 from tests.fakes.sink import MemorySink
 from tests.fakes.source import WORKFLOWS, ModelCluster, ModelSource, Step
 from tests.fakes.store import MemoryStore
 
-WINDOW = timedelta(seconds=55)
+WINDOW, RECOVER = timedelta(seconds=55), timedelta(seconds=20)
 Told = tuple[str, str, str]
 """The kind of a message, the name of its object, and its provenance."""
 
 
 class Scene:
-    """One cluster, one sink and one store, and runs between them. A context manager: leaving it frees what hangs."""
+    """One cluster, one sink and one store, and runs between them. A context manager: leaving it frees what hangs.
 
-    def __init__(self, *, resource: Resource = WORKFLOWS, namespace: str = "argo") -> None:
-        self.clock = Clock()
-        self.cluster = ModelCluster(self.clock, resource=resource)
+    `recover` is what its runs have for that, where they have no settings of their own; with 0 an expiry is inferred.
+    """
+
+    def __init__(
+        self,
+        *,
+        resource: Resource = WORKFLOWS,
+        namespace: str = "argo",
+        recover: timedelta = RECOVER,
+        cluster: ModelCluster | None = None,
+    ) -> None:
+        self.cluster = cluster or ModelCluster(resource=resource)
+        self.clock = self.cluster.clock
         self.sink = MemorySink()
         self.store = MemoryStore()
         self.namespace = namespace
+        self.recover = recover
         self.runs: list[Summary] = []
         self._started = 0
         self.deadline = Deadline(WINDOW, self.clock, self.clock.jump)
@@ -56,6 +69,7 @@ class Scene:
         self,
         *,
         window: timedelta = WINDOW,
+        recover: timedelta | None = None,
         selector: str = "",
         sink: str = "memory:",
         initial: Initial = Initial.PUBLISH,
@@ -70,6 +84,7 @@ class Scene:
             sink=Address("memory", ""),
             checkpoint=Address("memory", ""),
             window=window,
+            recover=self.recover if recover is None else recover,
             initial=initial,
             resource_version=resource_version,
         )
@@ -83,7 +98,7 @@ class Scene:
             MortalSink(self.sink, crash),
             MortalStore(self.store, crash),
         )
-        self.deadline = Deadline(settings.window, self.clock, self.clock.jump)
+        self.deadline = Deadline(settings.window, self.clock, self.clock.jump, recover=settings.recover)
         self._started += 1
         self.sink.connect()
         try:
@@ -142,6 +157,25 @@ class Scene:
             )
             for message in self.messages[since:]
         ]
+
+
+@contextmanager
+def reading_back(
+    *, pieces: int = 1_000, counts: int = 10_000, seconds: float = RECOVER.total_seconds()
+) -> Iterator[None]:
+    """Let history be read back in pieces of so many versions, and as if there were time for so many counts."""
+    share = 0.5
+    with ExitStack() as patched:
+        for name, value in {
+            "_PIECE": pieces,
+            "_FOR_STATES": 1_000,
+            "_FOR_COUNTS": share,
+            "_LEAST_SECONDS": seconds * share / counts,
+            "_TRIAL": 2,
+            "_TOLD_AT_ONCE": 3,
+        }.items():
+            patched.enter_context(mock.patch.object(recover, name, value))
+        yield
 
 
 def at_once(*steps: Step) -> Step:

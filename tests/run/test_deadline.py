@@ -130,3 +130,94 @@ def test_reading_ends_with_its_budget(deadline: Deadline, clock: Seconds) -> Non
     clock.now += 55 + LISTING
     with pytest.raises(OutOfTime):
         deadline.check()
+
+
+RECOVER = timedelta(seconds=20)
+
+
+@pytest.fixture
+def recovering(clock: Seconds) -> Deadline:
+    return Deadline(WINDOW, clock, clock.sleep, recover=RECOVER)
+
+
+def test_r11_reading_back_moves_every_end_but_that_of_the_watch(recovering: Deadline, clock: Seconds) -> None:
+    """While it goes on the ends are those of a run that needs all the time for it."""
+    clock.now += 5
+    with recovering.recovering() as patience:
+        assert patience.left() == recovering.recover_left == 20
+        assert budgets(recovering) == (50, 50 + 20 + LISTING, 50 + 20 + LISTING + DRAIN)
+        clock.now += 12
+        assert patience.left() == 8
+        assert budgets(recovering) == (38, 38 + 20 + LISTING, 38 + 20 + LISTING + DRAIN)
+
+
+def test_r11_time_that_reading_back_did_not_take_is_not_granted(recovering: Deadline, clock: Seconds) -> None:
+    """Nothing of it goes to a listing or to the sink."""
+    with recovering.recovering() as patience:
+        clock.now += 12
+
+    assert patience.left() == recovering.recover_left == 0
+    assert budgets(recovering) == (43, 43 + 12 + LISTING, 43 + 12 + LISTING + DRAIN)
+
+
+def test_r11_a_second_time_has_what_the_first_has_left(recovering: Deadline, clock: Seconds) -> None:
+    """A run that loses its history again and again does not take longer and longer."""
+    for left in (20, 8):
+        with recovering.recovering() as patience:
+            assert patience.left() == left
+            clock.now += 12
+    with recovering.recovering() as patience:
+        assert patience.left() == 0
+
+    assert recovering.publish_left == 55 + 20 + LISTING + DRAIN - 24
+
+
+@pytest.mark.parametrize("late", [0, 55, 64])
+def test_p5_a_run_takes_no_more_than_its_window_its_recovery_and_thirty_seconds(
+    recovering: Deadline, clock: Seconds, late: float
+) -> None:
+    """Whenever the history is lost, and however long one read of it hangs."""
+    clock.now += late
+    with recovering.recovering():
+        clock.now += 1000
+        assert recovering.recover_left == 0
+
+    clock.now = 1000 + 55 + 20 + LISTING + DRAIN
+    assert recovering.publish_left == 0
+    assert LISTING + DRAIN + SAVE < 30
+
+
+def test_r11_a_signal_ends_reading_back(recovering: Deadline, clock: Seconds) -> None:
+    """No time is left for it, who waits is woken, and the drain does not get its rest."""
+    with recovering.recovering() as patience:
+        clock.now += 3
+        recovering.signal()
+        assert patience.left() == 0
+        with pytest.raises(Stopped):
+            patience.pause(1)
+        assert budgets(recovering) == (0, 0, DRAIN)
+    assert budgets(recovering) == (0, 0, DRAIN)
+
+
+def test_r11_a_pause_that_would_outlast_reading_back_is_not_begun(recovering: Deadline, clock: Seconds) -> None:
+    """Though the run has more time."""
+    with recovering.recovering() as patience:
+        patience.pause(5)
+        assert clock.now == pytest.approx(1005)
+        with pytest.raises(OutOfTime):
+            patience.pause(15)
+    assert clock.now == pytest.approx(1005)
+
+
+def test_r11_an_error_ends_reading_back_too(recovering: Deadline, clock: Seconds) -> None:
+    """What it has taken is granted, and no more."""
+
+    def fail() -> None:
+        with recovering.recovering():
+            clock.now += 7
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert recovering.recover_left == 0
+    assert recovering.left() == 55 - 7 + 7 + LISTING

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings, strategies as st
 
 from job.change import Reason
+from job.run import past
 from job.run.summary import FIRST, RESUMED
 from tests.fakes.crash import STEPS, Crash, Killed, KilledWhileReading, Step
 from tests.fakes.sink import Answer
 from tests.fakes.source import Refusal
 from tests.run import promises
-from tests.run.scene import Scene
+from tests.run.scene import Scene, reading_back
 
 PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+PLENTY = 10_000
 NAMES = "abc"
 WRITES = [*(f"{what} {name}" for name in NAMES for what in ("touch", "delete")), "tick"]
 FORGETTING = ["expire", "compact"]
@@ -40,6 +44,12 @@ class Tick:
     refusal: Refusal = Refusal.FRAME
     answers: list[Answer] = field(default_factory=list)
     window: int = 55
+    recover: int = 20
+    pieces: int = 1_000
+    """Versions of a piece that is read back."""
+    counts: int = PLENTY
+    """How many counts there is time for."""
+    says_remaining: bool = True
 
 
 def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[Tick]:
@@ -52,6 +62,10 @@ def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[T
         refusal=st.sampled_from([Refusal.FRAME, Refusal.FRAME, Refusal.HTTP, Refusal.SILENT]),
         answers=st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.HALF, Answer.LOST]), max_size=2),
         window=st.sampled_from([55, 55, 0]),
+        recover=st.sampled_from([20, 20, 20, 0]),
+        pieces=st.sampled_from([1_000, 2, 3, 5]),
+        counts=st.sampled_from([PLENTY, PLENTY, PLENTY, 2, 4]),
+        says_remaining=st.sampled_from([True, True, False]),
     )
 
 
@@ -88,15 +102,20 @@ def live_through(scene: Scene, tick: Tick) -> str:
     """Do one run in its surroundings, and say in short what became of it."""
     for what in tick.before:
         happen(scene, what)
+    if tick.counts < PLENTY:
+        scene.cluster.tick()  # two gaps of samples never have the same end: a real cluster is never at rest
     scene.cluster.refusal = tick.refusal
+    scene.cluster.says_remaining = tick.says_remaining
     scene.cluster.while_listed.extend(partial(happen, scene, what) for what in tick.listed)
     scene.cluster.while_watched.extend(partial(happen, scene, what) for what in tick.watched)
     scene.sink.answer(*tick.answers)
     crash = Crash(*tick.crash) if tick.crash else Crash()
     outcome = f"killed at {tick.crash[0]}" if tick.crash else "killed"
-    with suppress(Killed, KilledWhileReading):
-        summary = scene.run(scene.settings(window=timedelta(seconds=tick.window)), crash)
-        outcome = f"start {summary.start or 'none'}, exit {summary.exit_code}"
+    window, budget = timedelta(seconds=tick.window), timedelta(seconds=tick.recover)
+    pace = reading_back(pieces=tick.pieces, counts=tick.counts, seconds=tick.recover)
+    with suppress(Killed, KilledWhileReading), pace:
+        summary = scene.run(scene.settings(window=window, recover=budget), crash)
+        outcome = f"start {summary.start or 'none'} {summary.recovery}, exit {summary.exit_code}"
     for left in (scene.cluster.while_listed, scene.cluster.while_watched):
         left.clear()
     scene.sink.forget()
@@ -106,10 +125,18 @@ def live_through(scene: Scene, tick: Tick) -> str:
 def come_to_rest(scene: Scene) -> None:
     """Two quiet runs: the first may still meet what was forgotten."""
     scene.cluster.refusal = Refusal.FRAME
+    scene.cluster.says_remaining = True
     for _ in range(2):
         summary = scene.run()
         assert summary.exit_code == 0
         assert summary.saved
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_reader() -> Iterator[None]:
+    """One thread reads history back, so that what happens between two lists happens in one order every time."""
+    with mock.patch.object(past, "CONNECTIONS", 1):
+        yield
 
 
 @PATIENT
@@ -149,6 +176,73 @@ def test_no_gap_is_announced_where_none_was(history: list[Tick]) -> None:
 
 
 @PATIENT
+@given(st.lists(ticks(), min_size=1, max_size=5))
+def test_r11_nothing_is_lost_where_several_threads_read(history: list[Tick]) -> None:
+    """The same, with as many as there are."""
+    with mock.patch.object(past, "CONNECTIONS", 4), Scene() as scene:
+        begin(scene)
+        for tick in history:
+            live_through(scene, tick)
+        come_to_rest(scene)
+
+        assert promises.untold(scene) == []
+        assert promises.disordered(scene.messages) == []
+        assert promises.ambiguous(scene.messages) == []
+        assert promises.diverged(scene) == []
+
+
+@PATIENT
+@given(
+    st.lists(
+        ticks(st.one_of(writes, st.sampled_from(["expire", "expire watch", "end", "break", "fail", "wait"]))),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_r11_no_gap_is_announced_where_the_whole_history_is_read_back(history: list[Tick]) -> None:
+    """What the watch forgets, as often as it will, is no loss while etcd has it and there is time for all of it."""
+    with Scene() as scene:
+        begin(scene)
+        scene.run()
+        for tick in history:
+            remembering = ["expire" if what == "compact" else what for what in tick.before]
+            event(live_through(scene, replace(tick, before=remembering, recover=1_000, counts=PLENTY)))
+        come_to_rest(scene)
+
+        assert promises.gaps(scene.messages) == []
+        assert {provenance for _, _, provenance in scene.told()} <= {"initial", "observed", "recovered"}
+        assert promises.untold(scene) == []
+        assert promises.disordered(scene.messages) == []
+        assert promises.ambiguous(scene.messages) == []
+        assert promises.diverged(scene) == []
+
+
+@PATIENT
+@given(
+    st.lists(
+        st.tuples(ticks(), st.lists(writes, min_size=3, max_size=25), st.sampled_from([1, 2, 3, 5, 8])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_r11_samples_miss_what_they_say_and_nothing_else(history: list[tuple[Tick, list[str], int]]) -> None:
+    """Little time to count, and kills everywhere: only lives may be missing that are as short as a gap says."""
+    with Scene() as scene:
+        begin(scene)
+        scene.run()
+        for tick, busy, counts in history:
+            before = [*("expire" if what == "compact" else what for what in tick.before), *busy, "expire"]
+            listed = ["expire" if what == "compact" else what for what in tick.listed]
+            event(live_through(scene, replace(tick, before=before, listed=listed, recover=1_000, counts=counts)))
+        come_to_rest(scene)
+
+        assert promises.untold(scene) == []
+        assert promises.disordered(scene.messages) == []
+        assert promises.ambiguous(scene.messages) == []
+        assert promises.diverged(scene) == []
+
+
+@PATIENT
 @given(
     st.lists(ticks(), min_size=1, max_size=3), ticks(), ticks(), st.sampled_from(["listed", "watched", "saved", "sink"])
 )
@@ -167,7 +261,7 @@ def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick
             scene.cluster.while_listed.append(overtaken)
         else:
             scene.cluster.while_watched.append(overtaken)
-        live_through(scene, Tick(old.before, [], old.watched, old.crash, window=old.window))
+        live_through(scene, replace(old, listed=[], refusal=Refusal.FRAME, answers=[]))
         scene.store.before_save.clear()
         scene.sink.before = lambda _: None
         come_to_rest(scene)
@@ -205,12 +299,13 @@ def _overtake(scene: Scene, tick: Tick) -> partial[None]:
         if not done:
             done.append(True)
             stopped = scene.deadline
-            watched, listed = list(scene.cluster.while_watched), list(scene.cluster.while_listed)
+            to_watch, to_list = list(scene.cluster.while_watched), list(scene.cluster.while_listed)
             scene.cluster.while_watched.clear()
             scene.cluster.while_listed.clear()
-            live_through(scene, Tick(tick.before, [], [w for w in tick.watched if w != "signal"], tick.crash))
-            scene.cluster.while_watched.extend(watched)
-            scene.cluster.while_listed.extend(listed)
+            watched = [what for what in tick.watched if what != "signal"]
+            live_through(scene, replace(tick, listed=[], watched=watched, refusal=Refusal.FRAME, answers=[], window=55))
+            scene.cluster.while_watched.extend(to_watch)
+            scene.cluster.while_listed.extend(to_list)
             scene.deadline = stopped
 
     return partial(once)

@@ -20,7 +20,7 @@ from tests.run.scene import Scene
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    with Scene() as scene:
+    with Scene(recover=timedelta()) as scene:
         yield scene
 
 

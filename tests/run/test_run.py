@@ -90,7 +90,7 @@ def test_r5_most_objects_are_not_deleted_without_proof(scene: Scene, identity: I
     before = len(scene.messages)
     for number in range(11):
         scene.cluster.delete(f"w{number}")
-    scene.cluster.expire()
+    scene.cluster.compact()
 
     summary = scene.run()
 
@@ -249,10 +249,9 @@ def test_r17_a_killed_listing_does_not_leave_anything_behind(scene: Scene, first
     if not first:
         scene.run()
         scene.cluster.tick()
-        scene.cluster.expire()
     uid = scene.cluster.create("short")
     if not first:
-        scene.cluster.expire()
+        scene.cluster.compact()
     with pytest.raises(Killed):
         scene.run(crash=Crash("published", 1 if first else 2))
     assert scene.messages[-1].id == f"{uid}/{scene.cluster.version}"
@@ -283,9 +282,9 @@ def test_r18_gaps_do_not_overlap(scene: Scene) -> None:
     scene.cluster.create("a")
     scene.run()
     scene.cluster.change("a")
-    scene.cluster.expire()
-    # The probe and the listing; then, when the object is read, a signal.
-    scene.cluster.while_listed.extend([lambda: None, lambda: None, scene.signal])
+    scene.cluster.compact()
+    # The probe, the version of now, the state that is compacted, the listing; then, when the object is read, a signal.
+    scene.cluster.while_listed.extend([*[lambda: None] * 4, scene.signal])
     scene.run()
     scene.cluster.change("a")
     scene.run()
@@ -303,7 +302,7 @@ def test_r18_what_is_alive_in_a_gap_is_told_after_it(scene: Scene) -> None:
     with pytest.raises(Killed):
         scene.run(crash=Crash("save"))
     scene.cluster.delete("dead")
-    scene.cluster.expire()
+    scene.cluster.compact()
     before = len(scene.messages)
 
     scene.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -12,8 +12,8 @@ from job.change import Reason
 from job.errors import ExitCode
 from job.run.watch import SHORTEST
 from tests.fakes.sink import Answer
-from tests.fakes.source import Refusal
-from tests.run.scene import Scene, at_once
+from tests.fakes.source import ModelCluster, Refusal
+from tests.run.scene import Scene, Told, at_once
 
 CATCH_UP = timedelta()
 
@@ -91,12 +91,21 @@ def test_watches_that_keep_failing_are_not_opened_without_a_pause(scene: Scene) 
 
 
 @pytest.mark.parametrize("refusal", list(Refusal))
-def test_every_form_of_refusal_leads_to_a_listing(scene: Scene, refusal: Refusal) -> None:
-    """An ERROR frame, an HTTP 410, and two silent closes are one thing: the history is lost."""
+@pytest.mark.parametrize(
+    ("forget", "told"),
+    [
+        (ModelCluster.expire, [("modified", "a", "recovered")]),
+        (ModelCluster.compact, [("gap", "argo", "inferred"), ("modified", "a", "inferred")]),
+    ],
+)
+def test_every_form_of_refusal_means_that_the_history_is_lost(
+    scene: Scene, refusal: Refusal, forget: Callable[[ModelCluster], None], told: list[Told]
+) -> None:
+    """An ERROR frame, an HTTP 410, and two silent closes are one thing: read back what etcd has, or list."""
     scene.cluster.create("a")
     scene.run()
     scene.cluster.change("a")
-    scene.cluster.expire()
+    forget(scene.cluster)
     scene.cluster.refusal = refusal
     before = len(scene.messages)
 
@@ -104,7 +113,7 @@ def test_every_form_of_refusal_leads_to_a_listing(scene: Scene, refusal: Refusal
 
     assert summary.exit_code == ExitCode.DONE
     assert summary.start == (Reason.SILENT if refusal is Refusal.SILENT else Reason.EXPIRED)
-    assert scene.told(before) == [("gap", "argo", "inferred"), ("modified", "a", "inferred")]
+    assert scene.told(before) == told
 
 
 def test_r10_one_silent_close_is_not_yet_a_loss(scene: Scene) -> None:
@@ -127,7 +136,31 @@ def test_r10_one_silent_close_is_not_yet_a_loss(scene: Scene) -> None:
 
 
 def test_a_history_that_is_lost_in_the_middle_is_listed_there(scene: Scene) -> None:
-    """An ERROR 410 in an open stream: a gap from the last frame on, then watching goes on."""
+    """An ERROR 410 in an open stream, and etcd is not asked: a gap from the last frame on, then watching goes on."""
+    scene.cluster.create("a")
+    scene.run()
+    before = len(scene.messages)
+    scene.cluster.while_watched.extend(
+        [
+            lambda: scene.cluster.change("a"),
+            at_once(lambda: scene.cluster.change("a"), scene.cluster.expire_watches),
+            lambda: scene.cluster.create("b"),
+        ]
+    )
+
+    summary = scene.run(scene.settings(recover=timedelta()))
+
+    assert (summary.start, summary.gaps, summary.recovery) == ("resumed", [Reason.EXPIRED], "")
+    assert scene.told(before) == [
+        ("modified", "a", "observed"),
+        ("gap", "argo", "inferred"),
+        ("modified", "a", "inferred"),
+        ("added", "b", "observed"),
+    ]
+
+
+def test_r11_a_history_that_is_lost_in_the_middle_is_read_back_there(scene: Scene) -> None:
+    """An ERROR 410 in an open stream, and etcd has it still: no gap, then watching goes on."""
     scene.cluster.create("a")
     scene.run()
     before = len(scene.messages)
@@ -141,16 +174,16 @@ def test_a_history_that_is_lost_in_the_middle_is_listed_there(scene: Scene) -> N
 
     summary = scene.run()
 
-    assert (summary.start, summary.gaps) == ("resumed", [Reason.EXPIRED])
+    assert (summary.start, summary.gaps, summary.recovery) == ("resumed", [], "")
     assert scene.told(before) == [
         ("modified", "a", "observed"),
-        ("gap", "argo", "inferred"),
-        ("modified", "a", "inferred"),
+        ("modified", "a", "recovered"),
         ("added", "b", "observed"),
     ]
 
 
-def test_a_gap_in_the_middle_begins_when_its_version_was_last_current(scene: Scene) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_gap_in_the_middle_begins_when_its_version_was_last_current(scene: Scene, moved: bool) -> None:
     """`since` is the time of the last frame, not that of the refusal: whatever is missing happened after the former."""
     scene.cluster.create("a")
     scene.run()
@@ -162,11 +195,13 @@ def test_a_gap_in_the_middle_begins_when_its_version_was_last_current(scene: Sce
         scene.cluster.change("a")
         scene.cluster.expire()
 
+    if moved:
+        scene.cluster.while_watched.append(lambda: scene.cluster.change("a"))
     scene.cluster.while_watched.append(lose_the_connection)
     # The API server is away for 20 s, then answers the look before watching again.
     scene.cluster.while_listed.extend([lambda: None, lambda: scene.clock.jump(20)])
 
-    summary = scene.run()
+    summary = scene.run(scene.settings(recover=timedelta()))
 
     assert summary.gaps == [Reason.EXPIRED]
     gap = next(message for message in scene.messages if message.id.endswith("/gap"))

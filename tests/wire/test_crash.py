@@ -11,7 +11,7 @@ from tests.fakes.api_faults import EXPIRED_WATCH, Stall, continued, watches
 from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.conftest import CreateMany
-from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states
+from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states, same_data_under_one_id
 
 _LONGER_THAN_BETWEEN_SAVES = timedelta(seconds=25)
 
@@ -26,7 +26,7 @@ def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
     cluster.delete(namespace, "gone")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
-    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+    with proxied.start("--window=60s", "--recover=0s", proxied.checkpoint, sink_file.option) as running:
         sink_file.wait_for(lambda messages: len(ids(messages)) > WHOLE_PAGE, "the first page to be stored")
         proxy.wait_fired(stalled)
         running.send(signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_r4_a_run_killed_in_mid_relist_is_repeated_by_the_next(
     assert (outcome.code, outcome.summary["start"]) == (0, "interrupted")
     assert stored == [id_of(gone), *new[:WHOLE_PAGE]]
     assert ids(sink_file.messages) == [*stored, *new, f"{gone['metadata']['uid']}/deleted"]
-    assert _same_data_under_one_id(sink_file)
+    assert same_data_under_one_id(sink_file)
 
 
 def test_r17_what_a_killed_listing_told_is_not_forgotten(
@@ -84,7 +84,7 @@ def test_a_run_killed_in_mid_watch_loses_no_version(
     assert (outcome.code, outcome.summary["start"], gaps(sink_file.messages)) == (0, "resumed", [])
     versions = [id_of(thing) for thing in told]
     assert ids(sink_file.messages) == [*versions, *versions, *(id_of(thing) for thing in while_away)]
-    assert _same_data_under_one_id(sink_file)
+    assert same_data_under_one_id(sink_file)
 
 
 def test_r18_what_was_told_and_never_saved_can_be_found_in_the_gap(
@@ -101,7 +101,7 @@ def test_r18_what_was_told_and_never_saved_can_be_found_in_the_gap(
     cluster.delete(namespace, "gone")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint, sink_file.option)
 
     (gap,) = gaps(sink_file.messages)
     assert outcome.code == 0
@@ -193,11 +193,3 @@ def test_r13_two_first_runs_make_one_checkpoint(
     assert (winner.code, loser.code, winner.summary["saved"], loser.summary["saved"]) == (0, 0, True, False)
     assert program.checkpoint_file.read_bytes() == saved
     assert ids(sink_file.messages) == [id_of(created), id_of(created)]
-
-
-def _same_data_under_one_id(sink_file: SinkFile) -> bool:
-    data: dict[tuple[str, str], object] = {}
-    return all(
-        data.setdefault((message["id"], message["type"]), message["data"]) == message["data"]
-        for message in sink_file.messages
-    )

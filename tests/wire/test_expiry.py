@@ -1,4 +1,7 @@
-"""Tests of what a run does when the API server no longer has the history that it wants to go on with."""
+"""Tests of what a run does when the API server no longer has the history that it wants to go on with, and lists.
+
+Where etcd is asked before that, see `test_recovery`.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from tests.wire.conftest import CreateMany
 from tests.wire.told import changes, edit_checkpoint, gaps, id_of, ids, last_states
 
 EXPIRED_AFTER_TWO = ErrorFrame(410, "Expired", "too old resource version: 294 (321)", after_frames=2)
+READING_BACK_OR_NOT = pytest.mark.parametrize("recover", ["--recover=20s", "--recover=0s"])
 _CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKFLOW_CRD}"
 
 
@@ -47,7 +51,7 @@ def test_r16_after_a_restart_of_the_api_server_the_difference_follows_a_gap(
     cluster.create(namespace, "new")
     control_plane.restart_api()
 
-    after_restart = program.run("--window=0s", program.checkpoint)
+    after_restart = program.run("--window=0s", "--recover=0s", program.checkpoint)
     later = program.run("--window=0s", program.checkpoint)
 
     assert (after_restart.code, after_restart.summary["start"]) == (0, "expired")
@@ -85,7 +89,7 @@ def test_a_refused_watch_is_replaced_by_a_listing(
     cluster.patch(namespace, "changed", {"metadata": {"labels": {"a": "b"}}})
     refused = proxy.inject(on=watches(), fault=fault)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert (outcome.code, refused.fired, outcome.summary["start"], outcome.summary["listings"]) == (0, 1, "expired", 1)
     assert gaps(outcome.messages) == [
@@ -107,7 +111,7 @@ def test_an_expiry_in_mid_stream_keeps_what_was_observed(
     created = [cluster.create(namespace, name) for name in ("a", "b", "c", "d")]
     cut_off = proxy.inject(on=watches(), fault=EXPIRED_AFTER_TWO)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert (outcome.code, cut_off.fired, outcome.summary["start"]) == (0, 1, "resumed")
     assert changes(outcome.messages) == [
@@ -151,7 +155,7 @@ def test_r10_two_silent_closes_are_an_expiry(
     cluster.create(namespace, "new")
     closed = proxy.inject(on=watches(), fault=SilentClose(), times=2)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert (outcome.code, closed.fired, outcome.summary["start"]) == (0, 2, "silent")
     assert changes(outcome.messages) == [("added", "new", "inferred")]
@@ -183,7 +187,7 @@ def test_r4_a_listing_whose_token_expires_is_begun_again_without_its_marks(
     refused = proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     between_pages = proxy.inject(on=continued(), fault=Hook(forget))
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert (outcome.code, refused.fired, between_pages.fired) == (0, 1, 1)
     assert outcome.summary["listings"] >= 2
@@ -206,7 +210,7 @@ def test_r4_an_object_that_can_no_longer_be_read_restarts_the_listing(
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     forgotten = proxy.inject(on=exact(), fault=EXPIRED_LIST)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert (outcome.code, forgotten.fired, outcome.summary["listings"]) == (0, 1, 2)
     assert changes(outcome.messages) == [("modified", "w-0007", "inferred")]
@@ -227,7 +231,7 @@ def test_r2_a_changed_object_is_read_as_the_listing_had_it(
         fault=Hook(lambda: later.append(cluster.patch(namespace, "w-0007", {"metadata": {"labels": {"a": "c"}}}))),
     )
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
     resumed = proxied.run("--window=0s", proxied.checkpoint)
 
     assert (outcome.code, between.fired, resumed.code, gaps(resumed.messages)) == (0, 1, 0, [])
@@ -248,18 +252,21 @@ def test_r3_who_takes_over_a_name_is_told_after_the_deletion_of_who_had_it(
     third = cluster.create(namespace, "reborn")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-    listed = proxied.run("--window=0s", proxied.checkpoint)
+    listed = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
 
     assert ids(watched.messages) == [f"{old['metadata']['uid']}/deleted", id_of(second)]
     assert ids(listed.messages) == [f"{second['metadata']['uid']}/deleted", id_of(third)]
 
 
-def test_r4_three_listings_are_enough(proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str) -> None:
+@READING_BACK_OR_NOT
+def test_r4_three_listings_are_enough(
+    recover: str, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+) -> None:
     """A run that is refused again and again gives up after three listings, saves what it told, and exits with 75."""
     cluster.create(namespace, "a")
     refused = proxy.inject(on=watches(), fault=EXPIRED_WATCH, times=None)
 
-    outcome = proxied.run("--window=30s", proxied.checkpoint)
+    outcome = proxied.run("--window=30s", recover, proxied.checkpoint)
 
     assert (outcome.code, refused.fired, outcome.summary["listings"]) == (75, 3, 3)
     assert changes(outcome.messages) == [("added", "a", "initial")]
@@ -280,7 +287,7 @@ def test_r7_a_listing_follows_what_has_entered(
     cluster.delete(namespace, "gone")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-    outcome = proxied.run(*options)
+    outcome = proxied.run(*options, "--recover=0s")
 
     assert sorted(changes(outcome.messages)) == [
         ("added", "later", "inferred"),
@@ -324,8 +331,9 @@ def test_r9_a_rewound_cluster_is_told_anew_in_another_epoch(own_control_plane: C
     assert (later.code, later.summary["start"], later.messages) == (0, "resumed", [])
 
 
+@READING_BACK_OR_NOT
 def test_r9_a_known_object_with_a_lower_version_is_a_rewind(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    recover: str, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
 ) -> None:
     """A listing that shows a known object at a lower version begins a new epoch, although the counter is higher."""
     created = [cluster.create(namespace, name) for name in ("a", "b")]
@@ -335,7 +343,7 @@ def test_r9_a_known_object_with_a_lower_version_is_a_rewind(
     created.append(cluster.create(namespace, "c"))
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", recover, proxied.checkpoint)
 
     assert (outcome.code, proxied.saved.epoch) == (0, 1)
     assert [(gap["reason"], gap["missing"]) for gap in gaps(outcome.messages)][-1] == ("rewound", "all")
@@ -422,7 +430,7 @@ def test_r5_a_recreated_definition_is_a_gap_with_true_deletions(
 
 
 def test_a_changed_definition_is_an_expiry_like_any_other(program: Program, cluster: Cluster, namespace: str) -> None:
-    """A new spec of the CRD between two runs, as Argo's upgrades bring it, costs a gap and loses nothing."""
+    """A new spec of the CRD between two runs, as Argo's upgrades bring it, expires the history and loses nothing."""
     cluster.create(namespace, "a")
     program.run("--window=0s", program.checkpoint)
     changed = cluster.patch(namespace, "a", {"metadata": {"labels": {"a": "b"}}})
@@ -438,8 +446,9 @@ def test_a_changed_definition_is_an_expiry_like_any_other(program: Program, clus
 
     assert outcome.code == 0
     assert last_states(outcome.messages) == {"a": changed["metadata"]["resourceVersion"]}
+    assert gaps(outcome.messages) == []
     assert changes(outcome.messages) in (
-        [("modified", "a", "inferred")],
+        [("modified", "a", "recovered")],
         [("modified", "a", "observed")],  # the watch was quicker than the server's own reaction to the new spec
     )
 

@@ -58,7 +58,7 @@ def test_r1_a_signal_in_mid_relist_saves_the_published_part(
     objects = create_many(namespace, WHOLE_PAGE + 10)
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     stalled = proxy.inject(on=continued(), fault=Stall(after_frames=0))
-    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+    with proxied.start("--window=60s", "--recover=0s", proxied.checkpoint, sink_file.option) as running:
         sink_file.wait_for(lambda messages: len(ids(messages)) == WHOLE_PAGE, "the first page to be stored")
         proxy.wait_fired(stalled)
         running.send(signal.SIGTERM)

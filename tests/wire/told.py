@@ -137,3 +137,12 @@ class Log:
         """Wait for the end of the run; the outcome has the lines that were read before, too."""
         rest = self._running.finish(within)
         return Outcome(rest.code, rest.stdout, self._read.decode() + rest.stderr)
+
+
+def same_data_under_one_id(sink: SinkFile) -> bool:
+    """Whether every repeat says what the first one said."""
+    data: dict[tuple[str, str], object] = {}
+    return all(
+        data.setdefault((message["id"], message["type"]), message["data"]) == message["data"]
+        for message in sink.messages
+    )

@@ -1,0 +1,269 @@
+"""After an expiry: what the watch would have told, from etcd's history (R11).
+
+The API server refuses to watch from a version that is older than its ring of events, but LIST Exact reads that version
+from etcd for some minutes more. So the history between the position and now is read in pieces, oldest first: what a
+piece has at its two ends differs by what was written in it, and each difference is walked back. What comes out is told
+as the watch would have told it, in the order of versions, so that it moves the checkpoint as the watch does: a run that
+is killed here leaves a version to go on from.
+
+What was both created and deleted within a piece shows at neither end, but it counted while it lived. So the objects are
+counted at versions in between: where there are more than is known, a look at that version shows who. While there are
+few versions, all of them are counted, and nothing is missing. With many, those that are counted stand at most `spacing`
+apart, and a gap message says that shorter lives may be missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from job.change import Kind, Provenance, Reason, Recovery
+from job.logs import event
+from job.ports import Event, Query
+from job.run import listing
+from job.run.commit import Effect
+from job.run.deadline import Recovering
+from job.run.observe import observe
+from job.run.past import Past, Unreadable
+from job.run.relist import Diff, WentBack
+from job.run.session import Session, timestamp
+from job.run.walk import Clues, Inexact, Piece, State, closer, crowded, lives, spans
+
+_PIECE = 1_000
+"""Versions of a piece, at least: more where there are so many that the ends of pieces would take too long."""
+_MOST_PIECES = 50
+_FOR_STATES, _FOR_COUNTS = 0.2, 0.5
+"""Shares of the time: for the states at the ends of the pieces, and for counting. The rest is for the walk."""
+_TOLD_AT_ONCE = 64
+"""So many events have their data at a time, where a piece has no room for all of them."""
+_OBJECTS_OF_STATES = 50_000
+"""The states that are in memory at a time, but for the ends, have no more objects together."""
+_TRIAL = 48
+"""Counts, from which to know what one takes."""
+_LEAST_SECONDS = 0.0001
+"""What one count takes at least."""
+
+log = logging.getLogger(__name__)
+
+
+def recover(session: Session, reason: Reason, watch: Callable[[int], None]) -> tuple[Recovery, int]:
+    """Tell what happened since the session's position, up to some version N from now; `watch(N)` is called at once.
+
+    Gives how far that came, and N. Short of `COMPLETE` and `SAMPLED` the rest is to be inferred, from the position on.
+    Raises `WentBack`.
+    """
+    session.settle()
+    listing.count(session)
+    with session.deadline.recovering() as patience:
+        with session.deadline.interruptible():
+            end = session.source.list(Query(limit=1)).version
+        if end < session.position:
+            raise WentBack
+        listed_at = timestamp(session.now())
+        watch(end)
+        walk = _Walk(session, reason, patience, end)
+        try:
+            walk.go()
+        except Unreadable as error:
+            return walk.ended(error.how, error), end
+    session.since = listed_at
+    session.enter(Effect(version=end, since=listed_at, audited_at=listed_at, identity=session.identity))
+    session.ledger.acknowledge()
+    return walk.ended(Recovery.COMPLETE if walk.spacing == 1 else Recovery.SAMPLED), end
+
+
+class Plan:
+    """How far apart the versions are that are counted, by what the last counts took."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds * _FOR_COUNTS
+        self._each = _LEAST_SECONDS
+
+    def spacing(self, distance: int, unknown: int) -> int:
+        """How far to go from one count to the next, over a distance of versions of which so many need one.
+
+        1 where there is time for all those. Otherwise half of the time is for even steps, the rest for closer looks.
+        """
+        affordable = int(self._left / self._each)
+        if unknown <= affordable:
+            return 1
+        return -(-distance // max(1, affordable // 2))
+
+    @property
+    def each(self) -> float:
+        """Seconds for one count, which is what a look at one name takes, too."""
+        return self._each
+
+    def took(self, seconds: float, counts: int) -> None:
+        """Note what some counts took."""
+        self._left = max(0.0, self._left - seconds)
+        if counts:
+            self._each = max(seconds / counts, self._each / 2, _LEAST_SECONDS)
+
+
+class _Walk:
+    """From the position to `end`."""
+
+    def __init__(self, session: Session, reason: Reason, patience: Recovering, end: int) -> None:
+        self.spacing = 1
+        """The most versions from one count to the next. Once it is announced that this is not 1, it stays."""
+        self._session = session
+        self._reason = reason
+        self._start = session.position
+        self._end = end
+        self._since = session.since
+        self._time = patience.left()
+        self._plan = Plan(self._time)
+        self._state_seconds = _LEAST_SECONDS
+        matches = session.settings.selector.matches
+        self._past = Past(
+            session.source,
+            patience,
+            wanted=lambda thing: thing.uid in session.seen or matches(thing.labels),
+            check=self._check,
+        )
+
+    def go(self) -> None:
+        """Tell everything."""
+        session, began = self._session, self._session.deadline.elapsed
+        at, (state,) = self._start, self._past.states([self._start], {})
+        self._state_seconds = max(_LEAST_SECONDS, session.deadline.elapsed - began)
+        self._audit(state)
+        pieces = min(_MOST_PIECES, int(self._time * _FOR_STATES / self._state_seconds))
+        size = max(_PIECE, -(-(self._end - at) // max(1, pieces)))
+        self._counted(range(at + 1, self._end)[:_TRIAL])  # to know what a count takes
+        while at < self._end:
+            stop = min(at + size, self._end)
+            piece = Piece(at, state, stop, *self._past.states([stop], state))
+            events, spacing = self._read(piece)
+            if spacing > self.spacing:
+                session.announce_samples(self._reason, at, self._end, spacing)
+                self.spacing = spacing
+            for first in range(0, len(events), _TOLD_AT_ONCE):
+                for each in self._past.completed(events[first : first + _TOLD_AT_ONCE]):
+                    self._tell(each)
+            at, state = piece.end, piece.after
+            session.enter(Effect(version=at, since=self._since))
+            session.ledger.acknowledge()
+            session.position = at
+
+    def ended(self, how: Recovery, error: Exception | None = None) -> Recovery:
+        """Say how it went."""
+        log.info(
+            "History from %d to %d was read back up to %d: %s%s",
+            self._start,
+            self._end,
+            self._session.position,
+            how,
+            f" ({error})" if error else "",
+            extra=event("history.recovered", requests=self._past.requests, spacing=self.spacing),
+        )
+        return how
+
+    def _audit(self, state: State) -> None:
+        """The inventory must be what the server's own past says it was; a difference is told as inferred (R9)."""
+        session = self._session
+        diff = Diff(session.seen, session.settings.selector)
+        if diff.page(state.values()) or diff.rest():
+            if not listing.audit(session):
+                raise Unreadable(Recovery.COMPACTED, "the comparison with the inventory came too late")
+            session.settle()
+
+    def _read(self, piece: Piece) -> tuple[list[Event], int]:
+        """What happened in a piece, by versions, and the most versions from one count to the next that this took."""
+        self._past.make_room()
+        try:
+            events, spacing = self._explained(piece)
+        except Inexact as error:
+            log.warning("Short lives cannot be found: %s", error, extra=event("history.inexact"))
+            self._plan = Plan(0)
+            spacing = self._end - piece.start
+            events = _by_version(self._past.events(list(spans(piece))))
+        return [events[version] for version in sorted(events)], spacing
+
+    def _explained(self, piece: Piece) -> tuple[dict[int, Event], int]:
+        """The events of a piece, that explain all counts, and how far apart those counts are. Raises `Inexact`."""
+        past = self._past
+        found, ended = past.chains(list(spans(piece)))
+        events = _by_version(found)
+        spacing = self._spacing(piece, len(events))
+        # One object is written at a version: where that is known, nobody else came or went.
+        written = events if spacing == 1 else {}
+        counts = self._counted(
+            [each for each in range(piece.start + spacing, piece.end, spacing) if each not in written]
+        )
+        clues = self._clues(piece, len(ended), piece.falls(counts, events) if spacing == 1 else None)
+        events |= _by_version(past.events(ended, clues))
+        known = piece.uids | {each.object.uid for each in events.values()}
+        edges: set[int] = set()
+
+        def add(looks: Mapping[int, State]) -> bool:
+            """Walk those who only show at some looks; whether there are any."""
+            found = _by_version(past.events(list(lives(piece, known, looks)), clues))
+            edges.update(version for version, each in found.items() if each.kind is not Kind.MODIFIED)
+            events.update(found)
+            return bool(found)
+
+        add(clues.states)
+        allowance = len(counts) if spacing > 1 else 0
+        while True:
+            while versions := crowded(counts, len(piece.before), events.values())[: self._most_states(piece)]:
+                if not add(dict(zip(versions, past.states(versions, piece.before), strict=True))):
+                    message = f"{len(versions)} looks show nobody who was not known"
+                    raise Inexact(message)
+            more = closer(piece, counts, edges)[:allowance]
+            if not more:
+                return events, spacing
+            counts |= self._counted(more)
+            allowance -= len(more)
+
+    def _spacing(self, piece: Piece, written: int) -> int:
+        """As the plan has it, for the rest of the way, if that is as busy as this piece."""
+        distance = self._end - piece.start
+        unknown = distance - distance * written // (piece.end - piece.start)
+        spacing = self._plan.spacing(distance, unknown)
+        return spacing if self.spacing == 1 else min(spacing, self.spacing)
+
+    def _clues(self, piece: Piece, ended: int, falls: Sequence[int] | None) -> Clues:
+        """Some states within the piece, as many as they save looks at single names, which halve what is left over."""
+        where: Sequence[int] = range(piece.start + 1, piece.end) if falls is None else falls
+        most = int((ended if falls is None else len(falls)) * self._plan.each / self._state_seconds / math.log(2))
+        most = min(most, self._most_states(piece))
+        versions = sorted({where[len(where) * number // (most + 1)] for number in range(1, most + 1)} - {piece.end})
+        return Clues(dict(zip(versions, self._past.states(versions, piece.before), strict=True)), falls)
+
+    def _most_states(self, piece: Piece) -> int:
+        """So many states may be in memory."""
+        return max(1, _OBJECTS_OF_STATES // max(1, len(piece.before)))
+
+    def _counted(self, versions: Sequence[int]) -> dict[int, int]:
+        began = self._session.deadline.elapsed
+        counts = dict(zip(versions, self._past.counts(versions), strict=True))
+        self._plan.took(self._session.deadline.elapsed - began, len(counts))
+        return counts
+
+    def _tell(self, found: Event) -> None:
+        session, seen = self._session, found.object
+        change = observe(found, session.seen, session.settings.selector, session.ledger.epoch, Provenance.RECOVERED)
+        if change:
+            (whole,) = self._past.completed([found])  # it may have entered by the event before
+            change = msgspec.structs.replace(change, object=whole.object)
+            session.publish(change, version=seen.version, since=self._since)
+        else:
+            session.enter(Effect(version=seen.version, since=self._since))
+        session.position = seen.version
+        session.commit.tick()
+
+    def _check(self) -> None:
+        """While others read."""
+        self._session.deadline.check()
+        self._session.publisher.check()
+        self._session.ledger.acknowledge()
+        self._session.commit.tick()
+
+
+def _by_version(events: Iterable[Event]) -> dict[int, Event]:
+    return {each.object.version: each for each in events}
