@@ -1,16 +1,17 @@
-"""One run: load, probe, resume or relist, watch, publish, commit, end.
+"""One run: load, probe, resume, recover or relist, watch, publish, commit, end.
 
 **Theory of operation.** The checkpoint holds a version of the cluster's history and an inventory of what the sink has
 acknowledged up to there. Where the API server still has the history behind that version, watching from it tells
-everything. Where it has not, a listing at some later version N tells the state at N, and its difference from the
-inventory is what must be told; watching goes on from N. Every change, however it is known, takes a position in one
-stream. Lanes publish it to the sink, in any order between objects, in order for each; the version and the inventory of
-the checkpoint move together over the acknowledged prefix of the stream, and are saved by compare-and-swap. So a run may
-be killed between any two lines: what it has published beyond its last save is published again by the next one, under
-the same ids, and nothing is lost.
+everything. Where it has not, watching goes on from some later version N, and etcd may still have what lies between: it
+is read back, and told as the watch would have told it (`recover`). What etcd has not either is told as the difference
+of the state at N from the inventory (`listing`). Every change, however it is known, takes a position in one stream.
+Lanes publish it to the sink, in any order between objects, in order for each; the version and the inventory of the
+checkpoint move together over the acknowledged prefix of the stream, and are saved by compare-and-swap. So a run may be
+killed between any two lines: what it has published beyond its last save is published again by the next one, under the
+same ids, and nothing is lost.
 
-Threads: the main one decides and queues; one reads the watch (`watch`); a few publish (`publish`); one saves
-(`commit`).
+Threads: the main one decides and queues; one reads the watch (`watch`); a few read history (`past`), a few publish
+(`publish`); one saves (`commit`).
 """
 
 from __future__ import annotations

@@ -229,10 +229,14 @@ class _Walk:
 
     def _clues(self, piece: Piece, ended: int, falls: Sequence[int] | None) -> Clues:
         """Some states within the piece, as many as they save looks at single names, which halve what is left over."""
-        where: Sequence[int] = range(piece.start + 1, piece.end) if falls is None else falls
-        most = int((ended if falls is None else len(falls)) * self._plan.each / self._state_seconds / math.log(2))
-        most = min(most, self._most_states(piece))
-        versions = sorted({where[len(where) * number // (most + 1)] for number in range(1, most + 1)} - {piece.end})
+        deleted = ended if falls is None else len(falls)
+        most = min(int(deleted * self._plan.each / self._state_seconds / math.log(2)), self._most_states(piece))
+        parts = [(number, most + 1) for number in range(1, most + 1)]
+        if falls is None:
+            where = {piece.start + (piece.end - piece.start) * number // of for number, of in parts}
+        else:
+            where = {falls[len(falls) * number // of] for number, of in parts}
+        versions = sorted(where - {piece.start, piece.end})
         return Clues(dict(zip(versions, self._past.states(versions, piece.before), strict=True)), falls)
 
     def _most_states(self, piece: Piece) -> int:

@@ -128,7 +128,7 @@ class Window:
     def _lost(self, reason: Reason) -> None:
         session = self._session
         log.info(
-            "The API server no longer has what followed version %d (%s): listing",
+            "The API server no longer has what followed version %d (%s)",
             session.position,
             reason,
             extra=event("history.lost", version=session.position, reason=reason),

@@ -27,6 +27,7 @@ from tests.history.scene import (
     under_load,
 )
 from tests.history.truth import gaps, in_order, untold_versions, wrong_ends
+from tests.history.writers import Writers
 from tests.program import Program
 from tests.wire.cloud import TOPIC
 
@@ -80,50 +81,43 @@ def test_five_runs_tell_every_version_in_order_and_every_deletion(
     assert len({message["id"] for message in messages}) == len(messages)
 
 
-@pytest.mark.parametrize("event", [restart, change_the_crd])
-def test_an_expired_version_costs_nothing(
-    event: Callable[[ControlPlane, Cluster], None],
-    control_plane: ControlPlane,
-    program: Program,
-    cluster: Cluster,
-    namespace: str,
-) -> None:
+@pytest.fixture(params=[restart, change_the_crd])
+def forgetting(
+    request: pytest.FixtureRequest, control_plane: ControlPlane, program: Program, cluster: Cluster, namespace: str
+) -> Callable[..., tuple[Watched, Writers]]:
+    """Three runs under load; the API server forgets its history after the first one, the second one has options."""
+    happen: Callable[[ControlPlane, Cluster], None] = request.param
+
+    def live_through(*options: str) -> tuple[Watched, Writers]:
+        watched = Watched(program)
+        with under_load(cluster, namespace, objects=200, seed=2) as writers:
+            watched.run()
+            happen(control_plane, cluster)
+            watched.run("5s", *options)
+            last = watched.start()
+        watched.finish(last)
+        assert watched.starts == ["first", "expired", "resumed"]
+        return watched, writers
+
+    return live_through
+
+
+def test_an_expired_version_costs_nothing(forgetting: Callable[..., tuple[Watched, Writers]]) -> None:
     """After the API server forgot its history between two runs, every version is told in order, without a gap."""
-    watched = Watched(program)
-    with under_load(cluster, namespace, objects=200, seed=2) as writers:
-        watched.run()
-        event(control_plane, cluster)
-        watched.run()
-        last = watched.start()
-    watched.finish(last)
-    messages = watched.messages
+    watched, writers = forgetting()
 
-    assert watched.starts == ["first", "expired", "resumed"]
-    assert untold_versions(writers.truth, messages) == []
-    assert gaps(messages) == []
+    assert untold_versions(writers.truth, watched.messages) == []
+    assert gaps(watched.messages) == []
 
 
-@pytest.mark.parametrize("event", [restart, change_the_crd])
 def test_without_recovery_an_expired_version_costs_no_last_state_and_no_deletion(
-    event: Callable[[ControlPlane, Cluster], None],
-    control_plane: ControlPlane,
-    program: Program,
-    cluster: Cluster,
-    namespace: str,
+    forgetting: Callable[..., tuple[Watched, Writers]],
 ) -> None:
     """After the history was lost between two runs, a gap says so, and the ends of all stories are told."""
-    watched = Watched(program)
-    with under_load(cluster, namespace, objects=200, seed=2) as writers:
-        watched.run()
-        event(control_plane, cluster)
-        watched.run("5s", "--recover=0s")
-        last = watched.start()
-    watched.finish(last)
-    messages = watched.messages
+    watched, writers = forgetting("--recover=0s")
 
-    assert watched.starts == ["first", "expired", "resumed"]
-    assert [message["data"]["reason"] for message in gaps(messages)] == ["expired"]
-    assert wrong_ends(writers.truth, messages) == []
+    assert [message["data"]["reason"] for message in gaps(watched.messages)] == ["expired"]
+    assert wrong_ends(writers.truth, watched.messages) == []
 
 
 def test_an_api_server_restart_in_mid_run_costs_nothing(
