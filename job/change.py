@@ -36,7 +36,7 @@ class Provenance(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why history was lost, and a listing had to replace it."""
+    """Why the watch could not go on from a version, and something else had to take its place."""
 
     EXPIRED = "expired"
     """The API server refused to watch from the version (410, in any of its forms)."""
@@ -158,5 +158,5 @@ class Gap:
     """When `start` was last known to be current, RFC 3339; empty where nobody knows."""
     missing: Missing
     spacing: int = 0
-    """The most versions that a missing object may have lived, where it can be told."""
+    """A missing object has lived for fewer versions than that, where it can be told; else 0."""
     epoch: int = 0

@@ -42,7 +42,7 @@ class Effect(msgspec.Struct, frozen=True):
     version: int = 0
     """Everything up to here is acknowledged."""
     since: str | None = None
-    """When `version` was last known to be the present, where that was before this run; empty where nobody knows."""
+    """When `version` was last known to be the present, where that is not the moment of the save; empty: unknown."""
     announced: int = 0
     """What is lost up to here was announced by a gap message."""
     uid: str = ""

@@ -89,7 +89,15 @@ class Past:
         return Event(Kind.DELETED, msgspec.structs.replace(last, version=thing.version, data=data))
 
     def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        return in_parallel("past", work, items, threads=CONNECTIONS, check=self._check)
+        def check() -> None:
+            self._check()
+            self._hurry()
+
+        return in_parallel("past", work, items, threads=CONNECTIONS, check=check)
+
+    def _hurry(self) -> None:
+        if not self._patience.left():
+            raise Unreadable(Recovery.LATE, "no time was left")
 
     def _state(self, version: int, like: State) -> State:
         state: dict[str, Object] = {}
@@ -131,7 +139,7 @@ class Past:
 
     def _look(self, thing: Object, version: int, *, whole: bool) -> Object | None:
         query = Query(limit=1, at=version, namespace=thing.namespace, name=thing.name, whole=whole)
-        found = next((each for page in self._pages(query) for each in page.objects), None)
+        found = next((each for page in self._pages(query) for each in page.objects if each.key == thing.key), None)
         if found and found.data:
             with self._lock:
                 self._room -= len(found.data)
@@ -148,17 +156,18 @@ class Past:
         version = query.at
         while True:
             page = self._page(query)
-            if page.version != version:
-                message = f"the API server was asked for version {version}, and answered with {page.version}"
+            newest = max((thing.version for thing in page.objects), default=0)
+            if page.version != version or newest > version:
+                answer = max(page.version, newest)
+                message = f"the API server was asked for version {version}, and answered with {answer}"
                 raise Unreadable(Recovery.REFUSED, message)
             yield page
             if not page.token:
                 return
-            query = Query(limit=PAGE, token=page.token)
+            query = msgspec.structs.replace(query, limit=PAGE, at=0, token=page.token)
 
     def _page(self, query: Query) -> Page:
-        if not self._patience.left():
-            raise Unreadable(Recovery.LATE, "no time was left")
+        self._hurry()
         with self._lock:
             self.requests += 1
         try:

@@ -26,6 +26,7 @@ from job.ports import Event, Query
 from job.run import listing
 from job.run.commit import Effect
 from job.run.deadline import Recovering
+from job.run.listing import WHOLE_PAGE
 from job.run.observe import observe
 from job.run.past import Past, Unreadable
 from job.run.relist import Diff, WentBack
@@ -37,14 +38,15 @@ _PIECE = 1_000
 _MOST_PIECES = 50
 _FOR_STATES, _FOR_COUNTS = 0.2, 0.5
 """Shares of the time: for the states at the ends of the pieces, and for counting. The rest is for the walk."""
-_TOLD_AT_ONCE = 64
-"""So many events have their data at a time, where a piece has no room for all of them."""
 _OBJECTS_OF_STATES = 50_000
 """The states that are in memory at a time, but for the ends, have no more objects together."""
 _TRIAL = 48
 """Counts, from which to know what one takes."""
 _LEAST_SECONDS = 0.0001
 """What one count takes at least."""
+
+_Events = dict[tuple[int, str], Event]
+"""By version and uid."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def recover(session: Session, reason: Reason, watch: Callable[[int], None]) -> t
     session.since = listed_at
     session.enter(Effect(version=end, since=listed_at, audited_at=listed_at, identity=session.identity))
     session.ledger.acknowledge()
-    return walk.ended(Recovery.COMPLETE if walk.spacing == 1 else Recovery.SAMPLED), end
+    return walk.ended(Recovery.SAMPLED if walk.announced else Recovery.COMPLETE), end
 
 
 class Plan:
@@ -97,6 +99,10 @@ class Plan:
         """Seconds for one count, which is what a look at one name takes, too."""
         return self._each
 
+    def hurry(self, left: float) -> None:
+        """Note that there are no more than so many seconds left in all."""
+        self._left = min(self._left, left * _FOR_COUNTS)
+
     def took(self, seconds: float, counts: int) -> None:
         """Note what some counts took."""
         self._left = max(0.0, self._left - seconds)
@@ -108,10 +114,11 @@ class _Walk:
     """From the position to `end`."""
 
     def __init__(self, session: Session, reason: Reason, patience: Recovering, end: int) -> None:
-        self.spacing = 1
-        """The most versions from one count to the next. Once it is announced that this is not 1, it stays."""
+        self.announced = 0
+        """The spacing that a gap message has announced, which then is kept; 0: every version was counted so far."""
         self._session = session
         self._reason = reason
+        self._patience = patience
         self._start = session.position
         self._end = end
         self._since = session.since
@@ -139,12 +146,10 @@ class _Walk:
             stop = min(at + size, self._end)
             piece = Piece(at, state, stop, *self._past.states([stop], state))
             events, spacing = self._read(piece)
-            if spacing > self.spacing:
+            if spacing > max(1, self.announced):
                 session.announce_samples(self._reason, at, self._end, spacing)
-                self.spacing = spacing
-            for first in range(0, len(events), _TOLD_AT_ONCE):
-                for each in self._past.completed(events[first : first + _TOLD_AT_ONCE]):
-                    self._tell(each)
+                self.announced = spacing
+            self._tell(events)
             at, state = piece.end, piece.after
             session.enter(Effect(version=at, since=self._since))
             session.ledger.acknowledge()
@@ -159,7 +164,7 @@ class _Walk:
             self._session.position,
             how,
             f" ({error})" if error else "",
-            extra=event("history.recovered", requests=self._past.requests, spacing=self.spacing),
+            extra=event("history.recovered", requests=self._past.requests, spacing=self.announced or 1),
         )
         return how
 
@@ -173,64 +178,72 @@ class _Walk:
             session.settle()
 
     def _read(self, piece: Piece) -> tuple[list[Event], int]:
-        """What happened in a piece, by versions, and the most versions from one count to the next that this took."""
+        """What happened in a piece, by versions, and how far apart the counts are that say so."""
         self._past.make_room()
         try:
             events, spacing = self._explained(piece)
         except Inexact as error:
-            log.warning("Short lives cannot be found: %s", error, extra=event("history.inexact"))
-            self._plan = Plan(0)
-            spacing = self._end - piece.start
-            events = _by_version(self._past.events(list(spans(piece))))
-        return [events[version] for version in sorted(events)], spacing
+            spacing = self._give_up(piece, error)
+            self._past.make_room()
+            events = _collected(self._past.events(list(spans(piece))))
+        return [events[key] for key in sorted(events)], spacing
 
-    def _explained(self, piece: Piece) -> tuple[dict[int, Event], int]:
+    def _explained(self, piece: Piece) -> tuple[_Events, int]:
         """The events of a piece, that explain all counts, and how far apart those counts are. Raises `Inexact`."""
         past = self._past
         found, ended = past.chains(list(spans(piece)))
-        events = _by_version(found)
+        events = _collected(found)
         spacing = self._spacing(piece, len(events))
-        # One object is written at a version: where that is known, nobody else came or went.
-        written = events if spacing == 1 else {}
+        # Only deletions share a version, when a lease of etcd's ends: at that of a write nobody else came or went.
+        written = {version: each.kind for (version, _), each in events.items()} if spacing == 1 else {}
         counts = self._counted(
             [each for each in range(piece.start + spacing, piece.end, spacing) if each not in written]
         )
-        clues = self._clues(piece, len(ended), piece.falls(counts, events) if spacing == 1 else None)
-        events |= _by_version(past.events(ended, clues))
-        known = piece.uids | {each.object.uid for each in events.values()}
+        most = max(1, _OBJECTS_OF_STATES // max(1, len(piece.before), len(piece.after), *counts.values()))
+        clues = self._clues(piece, len(ended), piece.falls(counts, written) if spacing == 1 else None, most)
+        events |= _collected(past.events(ended, clues))
+        known = piece.uids | {uid for _, uid in events}
         edges: set[int] = set()
 
         def add(looks: Mapping[int, State]) -> bool:
             """Walk those who only show at some looks; whether there are any."""
-            found = _by_version(past.events(list(lives(piece, known, looks)), clues))
-            edges.update(version for version, each in found.items() if each.kind is not Kind.MODIFIED)
-            events.update(found)
-            return bool(found)
+            new = _collected(past.events(list(lives(piece, known, looks)), clues))
+            edges.update(version for (version, _), each in new.items() if each.kind is not Kind.MODIFIED)
+            events.update(new)
+            return bool(new)
 
         add(clues.states)
         allowance = len(counts) if spacing > 1 else 0
         while True:
-            while versions := crowded(counts, len(piece.before), events.values())[: self._most_states(piece)]:
+            while versions := crowded(counts, len(piece.before), events.values())[:most]:
+                if len(versions) * self._state_seconds > self._patience.left():
+                    return events, self._give_up(piece, "there is no time to look who they were")
                 if not add(dict(zip(versions, past.states(versions, piece.before), strict=True))):
-                    message = f"{len(versions)} looks show nobody who was not known"
-                    raise Inexact(message)
+                    return events, self._give_up(piece, f"{len(versions)} looks show nobody who was not known")
             more = closer(piece, counts, edges)[:allowance]
             if not more:
                 return events, spacing
             counts |= self._counted(more)
             allowance -= len(more)
 
+    def _give_up(self, piece: Piece, why: object) -> int:
+        """Count nothing from here on: then lives of any length may be missing."""
+        log.warning("Not all short lives can be found: %s", why, extra=event("history.uncounted"))
+        self._plan = Plan(0)
+        return self._end - piece.start
+
     def _spacing(self, piece: Piece, written: int) -> int:
         """As the plan has it, for the rest of the way, if that is as busy as this piece."""
         distance = self._end - piece.start
         unknown = distance - distance * written // (piece.end - piece.start)
+        self._plan.hurry(self._patience.left())
         spacing = self._plan.spacing(distance, unknown)
-        return spacing if self.spacing == 1 else min(spacing, self.spacing)
+        return min(spacing, self.announced) if self.announced else spacing
 
-    def _clues(self, piece: Piece, ended: int, falls: Sequence[int] | None) -> Clues:
+    def _clues(self, piece: Piece, ended: int, falls: Sequence[int] | None, most: int) -> Clues:
         """Some states within the piece, as many as they save looks at single names, which halve what is left over."""
         deleted = ended if falls is None else len(falls)
-        most = min(int(deleted * self._plan.each / self._state_seconds / math.log(2)), self._most_states(piece))
+        most = min(most, int(deleted * self._plan.each / self._state_seconds / math.log(2)))
         parts = [(number, most + 1) for number in range(1, most + 1)]
         if falls is None:
             where = {piece.start + (piece.end - piece.start) * number // of for number, of in parts}
@@ -239,27 +252,36 @@ class _Walk:
         versions = sorted(where - {piece.start, piece.end})
         return Clues(dict(zip(versions, self._past.states(versions, piece.before), strict=True)), falls)
 
-    def _most_states(self, piece: Piece) -> int:
-        """So many states may be in memory."""
-        return max(1, _OBJECTS_OF_STATES // max(1, len(piece.before)))
-
     def _counted(self, versions: Sequence[int]) -> dict[int, int]:
         began = self._session.deadline.elapsed
         counts = dict(zip(versions, self._past.counts(versions), strict=True))
         self._plan.took(self._session.deadline.elapsed - began, len(counts))
         return counts
 
-    def _tell(self, found: Event) -> None:
-        session, seen = self._session, found.object
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Tell the events of a piece. The version moves with the last of those that share one."""
+        session = self._session
+        for first in range(0, len(events), WHOLE_PAGE):
+            for number, found in enumerate(self._past.completed(events[first : first + WHOLE_PAGE]), start=first + 1):
+                version = found.object.version
+                last = number == len(events) or events[number].object.version > version
+                self._publish(found, last=last)
+                if last:
+                    session.position = version
+                session.commit.tick()
+
+    def _publish(self, found: Event, *, last: bool) -> None:
+        session, version = self._session, found.object.version
         change = observe(found, session.seen, session.settings.selector, session.ledger.epoch, Provenance.RECOVERED)
         if change:
             (whole,) = self._past.completed([found])  # it may have entered by the event before
             change = msgspec.structs.replace(change, object=whole.object)
-            session.publish(change, version=seen.version, since=self._since)
-        else:
-            session.enter(Effect(version=seen.version, since=self._since))
-        session.position = seen.version
-        session.commit.tick()
+            if last:
+                session.publish(change, version=version, since=self._since)
+            else:
+                session.publish(change, listed=version)
+        elif last:
+            session.enter(Effect(version=version, since=self._since))
 
     def _check(self) -> None:
         """While others read."""
@@ -269,5 +291,5 @@ class _Walk:
         self._session.commit.tick()
 
 
-def _by_version(events: Iterable[Event]) -> dict[int, Event]:
-    return {each.object.version: each for each in events}
+def _collected(events: Iterable[Event]) -> _Events:
+    return {(each.object.version, each.object.uid): each for each in events}

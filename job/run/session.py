@@ -28,7 +28,7 @@ def timestamp(moment: datetime) -> str:
 
 
 class Session:
-    """One run under way. Used by the main thread only."""
+    """One run under way. Changed by the main thread only."""
 
     def __init__(
         self,

@@ -21,7 +21,6 @@ from job.ports import Event
 State = Mapping[str, Object]
 """What existed at one version, by `Object.key`."""
 
-
 _GROWTH = {Kind.ADDED: 1, Kind.MODIFIED: 0, Kind.DELETED: -1}
 
 
@@ -52,13 +51,13 @@ class Piece(msgspec.Struct, frozen=True):
         """Who shows at its ends."""
         return {thing.uid for state in (self.before, self.after) for thing in state.values()}
 
-    def falls(self, counts: Mapping[int, int], events: Mapping[int, Event]) -> list[int]:
-        """The versions at which something was deleted, where all were counted that no event was written at."""
+    def falls(self, counts: Mapping[int, int], written: Mapping[int, Kind]) -> list[int]:
+        """The versions at which something was deleted, where all were counted at which nothing known was written."""
         known = {**counts, self.end: len(self.after)}
         falls, now = [], len(self.before)
         for version in range(self.start + 1, self.end + 1):
             before = now
-            now = before + _GROWTH[events[version].kind] if version in events else known[version]
+            now = before + _GROWTH[written[version]] if version in written else known[version]
             if now < before:
                 falls.append(version)
         return falls

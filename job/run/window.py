@@ -1,7 +1,7 @@
 """The window of a run: find a version to watch from, and watch until the time is over.
 
 A watch may end for many reasons before that. While the history goes on, it is opened again where it ended; where it
-does not, a listing takes over, and the watch goes on from there.
+does not, it goes on from now, and what lies between is recovered, or told as a difference.
 """
 
 from __future__ import annotations
@@ -146,18 +146,25 @@ class Window:
         if resume.recreated(session.identity, found):
             reason = Reason.RECREATED
         session.identity = resume.adopted(session.identity, found)
-        end = 0
-        if reason in _RECOVERABLE and session.settings.recover:
-            try:
-                how, end = recover(session, reason, self.open)
-            except WentBack:
-                reason = Reason.REWOUND
-            else:
-                if session.summary.start == reason.value and began:
-                    session.summary.recovery = how.value
-                if how in {Recovery.COMPLETE, Recovery.SAMPLED}:
-                    return
-        listing.relist(session, reason, self.open, at=end)
+        try:
+            at = self._recover(reason, began=began)
+        except WentBack:
+            reason, at = Reason.REWOUND, 0
+        if at is not None:
+            listing.relist(session, reason, self.open, at=at)
+
+    def _recover(self, reason: Reason, *, began: bool) -> int | None:
+        """Read history back; gives the version to list at for what is left, 0 for that of now, None if nothing is."""
+        session = self._session
+        if reason not in _RECOVERABLE or not session.settings.recover:
+            return 0
+        how, end = recover(session, reason, self.open)
+        if began:
+            session.summary.recovery = how.value
+        if how in {Recovery.COMPLETE, Recovery.SAMPLED}:
+            return None
+        # Who gives no old versions would not give the state at that one, either.
+        return 0 if how is Recovery.REFUSED else end
 
     def _interrupted(self, ended: Ended) -> None:
         """Before watching again: is it still the same history? A version of the future would be watched in silence."""

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -144,13 +145,15 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
 
 def _once_a_second(ask: Callable[[], str | None]) -> Callable[[], str | None]:
     """Ask for it at most so often: the client looks through the whole environment each time, for a proxy."""
-    answer: tuple[float, str | None] = (-math.inf, None)
+    lock = threading.Lock()
+    asked_at, answer = -math.inf, None
 
     def remembered() -> str | None:
-        nonlocal answer
-        if time.monotonic() - answer[0] >= 1:
-            answer = (time.monotonic(), ask())
-        return answer[1]
+        nonlocal asked_at, answer
+        with lock:
+            if time.monotonic() - asked_at >= 1:
+                asked_at, answer = time.monotonic(), ask()
+            return answer
 
     return remembered
 

@@ -172,7 +172,7 @@ def reading_back(
             "_FOR_COUNTS": share,
             "_LEAST_SECONDS": seconds * share / counts,
             "_TRIAL": 2,
-            "_TOLD_AT_ONCE": 3,
+            "WHOLE_PAGE": 3,
         }.items():
             patched.enter_context(mock.patch.object(recover, name, value))
         yield

@@ -357,6 +357,29 @@ def test_r11_samples_get_no_further_apart_than_was_announced(scene: Scene) -> No
     assert promises.diverged(scene) == []
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_r11_deletions_at_one_version_are_all_told(scene: Scene, nth: int) -> None:
+    """As when a lease of etcd's ends, which Events have; also where the run is killed between two of them."""
+    in_one_lane(scene)
+    uids = [scene.cluster.create(name) for name in "xyz"]
+    scene.run()
+    scene.cluster.tick(3)
+    for name in "xyz":
+        scene.cluster.delete(name)
+        scene.cluster.version -= 1
+    scene.cluster.tick(3)
+    scene.cluster.expire()
+    before = len(scene.messages)
+
+    with suppress(Killed):
+        scene.run(crash=Crash("published", nth))
+    summary = scene.run()
+
+    assert {message.id for message in scene.messages[before:]} == {f"{uid}/deleted" for uid in uids}
+    assert {provenance for _, _, provenance in scene.told(before)} == {"recovered"}
+    assert (summary.exit_code, scene.known, summary.gaps) == (ExitCode.DONE, {}, [])
+
+
 @pytest.mark.parametrize("miscounted", [-1, 1])
 def test_r11_counts_that_cannot_be_believed_are_not(scene: Scene, miscounted: int) -> None:
     """What they would have shown may be missing, and nothing else."""
@@ -369,6 +392,7 @@ def test_r11_counts_that_cannot_be_believed_are_not(scene: Scene, miscounted: in
     assert scene.told(before) == [
         ("gap", "argo", "inferred"),
         ("modified", "a", "recovered"),
+        *([("added", "short", "recovered"), ("deleted", "short", "recovered")] if miscounted > 0 else []),
         ("deleted", "b", "recovered"),
     ]
     (gap,) = holes(scene)

@@ -123,7 +123,7 @@ def test_r11_all_of_a_name_is_found_but_lives_that_nobody_looked_at(
 def test_r11_a_count_that_falls_is_a_deletion(made: tuple[Past, int, int], data: st.DataObject) -> None:
     """Each of them, if all versions were counted at which nothing is known to have been written."""
     past, start, end = made
-    known = {each.object.version: each for each in past.written if data.draw(st.booleans())}
+    known = {each.object.version: each.kind for each in past.written if data.draw(st.booleans())}
     counts = past.counts(version for version in range(start + 1, end) if version not in known)
 
     assert past.piece(start, end).falls(counts, known) == past.deletions(start, end)
