@@ -52,6 +52,10 @@ class Reason(StrEnum):
     """The inventory and the server's own past disagree: an event never reached the watch (kubernetes#123072)."""
 
 
+RECOVERABLE = frozenset({Reason.EXPIRED, Reason.SILENT})
+"""The watch's history is lost, and etcd's may still go on from the same version."""
+
+
 class Recovery(StrEnum):
     """How far etcd's history replaced that of the watch, where it was asked."""
 

@@ -40,7 +40,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     started_at: str
     seconds: float
     start: str
-    """`resumed`, or why there was a listing."""
+    """`resumed`, how a first run began, or why the watch could not go on from the saved version."""
     age_seconds: float | None
     """How old the version was, since it was last known to be the present; None on a first run."""
     exit_code: int

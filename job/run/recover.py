@@ -82,22 +82,18 @@ class Plan:
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds * _FOR_COUNTS
-        self._each = _LEAST_SECONDS
+        self.each = _LEAST_SECONDS
+        """Seconds for one count, which is what a look at one name takes, too."""
 
     def spacing(self, distance: int, unknown: int) -> int:
         """How far to go from one count to the next, over a distance of versions of which so many need one.
 
         1 where there is time for all those. Otherwise half of the time is for even steps, the rest for closer looks.
         """
-        affordable = int(self._left / self._each)
+        affordable = int(self._left / self.each)
         if unknown <= affordable:
             return 1
         return -(-distance // max(1, affordable // 2))
-
-    @property
-    def each(self) -> float:
-        """Seconds for one count, which is what a look at one name takes, too."""
-        return self._each
 
     def hurry(self, left: float) -> None:
         """Note that there are no more than so many seconds left in all."""
@@ -107,7 +103,7 @@ class Plan:
         """Note what some counts took."""
         self._left = max(0.0, self._left - seconds)
         if counts:
-            self._each = max(seconds / counts, self._each / 2, _LEAST_SECONDS)
+            self.each = max(seconds / counts, self.each / 2, _LEAST_SECONDS)
 
 
 class _Walk:
@@ -274,8 +270,9 @@ class _Walk:
         session, version = self._session, found.object.version
         change = observe(found, session.seen, session.settings.selector, session.ledger.epoch, Provenance.RECOVERED)
         if change:
-            (whole,) = self._past.completed([found])  # it may have entered by the event before
-            change = msgspec.structs.replace(change, object=whole.object)
+            if not found.object.data:  # it has entered by an event that was told together with this one
+                (found,) = self._past.completed([found])
+            change = msgspec.structs.replace(change, object=found.object)
             if last:
                 session.publish(change, version=version, since=self._since)
             else:

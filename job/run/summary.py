@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from job.change import Reason, Recovery
+from job.change import RECOVERABLE, Reason, Recovery
 from job.errors import ExitCode, WatcherError
 
 FIRST, SKIPPED, PINNED, RESUMED = "first", "skipped", "pinned", "resumed"
@@ -92,8 +92,8 @@ class Summary:
         return "; then ".join((began, *later))
 
     def _why(self) -> str:
-        why = WHY[Reason(self.start)]
-        return f"{why}, {READ_BACK[self.recovery]}" if Reason(self.start) in {Reason.EXPIRED, Reason.SILENT} else why
+        reason = Reason(self.start)
+        return f"{WHY[reason]}, {READ_BACK[self.recovery]}" if reason in RECOVERABLE else WHY[reason]
 
 
 WHY: Mapping[Reason, str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from job.change import Reason, Recovery
+from job.change import RECOVERABLE, Reason, Recovery
 from job.checkpoint import Checkpoint
 from job.errors import OutOfTime, Stopped, TemporaryError
 from job.logs import event
@@ -26,8 +26,6 @@ from job.run.watch import LONGEST, SHORTEST, Ended, Reader
 from job.settings import Initial
 
 AUDIT_INTERVAL = timedelta(days=1)
-_RECOVERABLE = frozenset({Reason.EXPIRED, Reason.SILENT})
-"""Why the watch's history may be lost, and etcd's may still go on from the same version."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 """Seconds before a watch that ended early is opened again, doubled while nothing comes."""
 
@@ -156,7 +154,7 @@ class Window:
     def _recover(self, reason: Reason, *, began: bool) -> int | None:
         """Read history back; gives the version to list at for what is left, 0 for that of now, None if nothing is."""
         session = self._session
-        if reason not in _RECOVERABLE or not session.settings.recover:
+        if reason not in RECOVERABLE or not session.settings.recover:
             return 0
         how, end = recover(session, reason, self.open)
         if began:

@@ -369,31 +369,24 @@ class TestMassDeletion:
         self, unprivileged: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
     ) -> None:
         """Up to half of the inventory may vanish without proof of the cluster's identity."""
-        for number in range(10):
-            cluster.delete(namespace, f"w-{number}")
-        proxy.inject(on=watches(), fault=EXPIRED_WATCH)
-
-        outcome = unprivileged.run("--window=0s", "--recover=0s", unprivileged.checkpoint)
-
-        assert outcome.code == 0
-        assert [(change, provenance) for change, _, provenance in changes(outcome.messages)] == 10 * [
-            ("deleted", "inferred")
-        ]
+        assert self.told(unprivileged, proxy, cluster, 10, "--recover=0s") == 10 * [("deleted", "inferred")]
 
     def test_r5_deletions_that_history_shows_are_told(
         self, unprivileged: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
     ) -> None:
         """Who has the state that the checkpoint is about is the same cluster: all objects may be gone by now."""
-        for number in range(20):
-            cluster.delete(namespace, f"w-{number}")
+        assert self.told(unprivileged, proxy, cluster, 20) == 20 * [("deleted", "recovered")]
+
+    def told(
+        self, program: Program, proxy: ApiProxy, cluster: Cluster, gone: int, *options: str
+    ) -> list[tuple[str, str]]:
+        """What a run tells whose version has expired, after so many objects are gone."""
+        for number in range(gone):
+            cluster.delete(program.saved.scope.namespace, f"w-{number}")
         proxy.inject(on=watches(), fault=EXPIRED_WATCH)
-
-        outcome = unprivileged.run("--window=0s", unprivileged.checkpoint)
-
+        outcome = program.run("--window=0s", *options, program.checkpoint)
         assert outcome.code == 0
-        assert [(change, provenance) for change, _, provenance in changes(outcome.messages)] == 20 * [
-            ("deleted", "recovered")
-        ]
+        return [(change, provenance) for change, _, provenance in changes(outcome.messages)]
 
     def test_r5_an_identity_is_adopted_when_it_is_first_seen(
         self, unprivileged: Program, program: Program, proxy: ApiProxy, cluster: Cluster, namespace: str

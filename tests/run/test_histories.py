@@ -139,6 +139,14 @@ def one_reader() -> Iterator[None]:
         yield
 
 
+def all_is_kept(scene: Scene) -> None:
+    """What must be true of everything that was told, whatever has happened."""
+    assert promises.untold(scene) == []
+    assert promises.disordered(scene.messages) == []
+    assert promises.ambiguous(scene.messages) == []
+    assert promises.diverged(scene) == []
+
+
 @PATIENT
 @given(st.lists(ticks(), min_size=1, max_size=5))
 def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
@@ -149,10 +157,7 @@ def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
             event(live_through(scene, tick))
         come_to_rest(scene)
 
-        assert promises.untold(scene) == []
-        assert promises.disordered(scene.messages) == []
-        assert promises.ambiguous(scene.messages) == []
-        assert promises.diverged(scene) == []
+        all_is_kept(scene)
         assert scene.sink.broken == []
 
 
@@ -185,10 +190,7 @@ def test_r11_nothing_is_lost_where_several_threads_read(history: list[Tick]) -> 
             live_through(scene, tick)
         come_to_rest(scene)
 
-        assert promises.untold(scene) == []
-        assert promises.disordered(scene.messages) == []
-        assert promises.ambiguous(scene.messages) == []
-        assert promises.diverged(scene) == []
+        all_is_kept(scene)
 
 
 @PATIENT
@@ -211,10 +213,7 @@ def test_r11_no_gap_is_announced_where_the_whole_history_is_read_back(history: l
 
         assert promises.gaps(scene.messages) == []
         assert {provenance for _, _, provenance in scene.told()} <= {"initial", "observed", "recovered"}
-        assert promises.untold(scene) == []
-        assert promises.disordered(scene.messages) == []
-        assert promises.ambiguous(scene.messages) == []
-        assert promises.diverged(scene) == []
+        all_is_kept(scene)
 
 
 @PATIENT
@@ -236,10 +235,7 @@ def test_r11_samples_miss_what_they_say_and_nothing_else(history: list[tuple[Tic
             event(live_through(scene, replace(tick, before=before, listed=listed, recover=1_000, counts=counts)))
         come_to_rest(scene)
 
-        assert promises.untold(scene) == []
-        assert promises.disordered(scene.messages) == []
-        assert promises.ambiguous(scene.messages) == []
-        assert promises.diverged(scene) == []
+        all_is_kept(scene)
 
 
 @PATIENT

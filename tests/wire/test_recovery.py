@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby, islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from job.change import Known
+from job.checkpoint import Checkpoint
 from tests.bed.api import Json
 from tests.bed.cluster import Cluster, workflows_path
 from tests.bed.control_plane import ControlPlane
@@ -36,7 +38,7 @@ from tests.fakes.api_faults import (
 from tests.fakes.api_proxy import ApiProxy
 from tests.history.scene import Watched, under_load
 from tests.history.truth import wrong_ends
-from tests.program import Program
+from tests.program import Program, Running
 from tests.wire.conftest import CreateMany
 from tests.wire.told import (
     SOON,
@@ -651,11 +653,7 @@ def test_r11_a_killed_walk_begins_again(
     witnessed: Witness,
 ) -> None:
     """Runs that are killed at several points of the walk lose nothing, and repeat themselves under the same ids."""
-    cluster.create(namespace, "gone")
-    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
-    before = proxied.saved
-    _two_pieces(cluster, namespace)
-    whole = _told_by_witness(witnessed, proxied, sink_file)
+    before, whole = _two_pieces_behind(proxied, cluster, namespace, sink_file, witnessed)
     second_piece = before.version + PIECE
     points = [
         (exact(), 0, 0),  # at the saved version
@@ -696,16 +694,9 @@ def test_r11_a_signal_in_mid_walk_saves_how_far_it_came(
     witnessed: Witness,
 ) -> None:
     """A run that is stopped in the middle of the walk ends at once, and the next one goes on with the walk."""
-    cluster.create(namespace, "gone")
-    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
-    before = proxied.saved
-    _two_pieces(cluster, namespace)
-    whole = _told_by_witness(witnessed, proxied, sink_file)
+    before, whole = _two_pieces_behind(proxied, cluster, namespace, sink_file, witnessed)
     told = len(sink_file.messages)
-    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
-    stalled = proxy.inject(on=_after(before.version + PIECE), fault=Stall())
-    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
-        proxy.wait_fired(stalled, timeout=30)
+    with _stalled_behind(before.version + PIECE, proxied, proxy, sink_file) as running:
         running.send(signal.SIGTERM)
         stopped = running.finish(timedelta(seconds=5))
     stored, saved = ids(sink_file.messages[told:]), proxied.saved
@@ -735,16 +726,9 @@ def test_r11_another_server_that_has_forgotten_nothing_is_watched(
     tmp_path: Path,
 ) -> None:
     """After a walk that broke off, a run whose API server still has the history watches from where that had come."""
-    cluster.create(namespace, "gone")
-    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
-    before = proxied.saved
-    _two_pieces(cluster, namespace)
-    whole = _told_by_witness(witnessed, proxied, sink_file)
+    before, whole = _two_pieces_behind(proxied, cluster, namespace, sink_file, witnessed)
     told = len(sink_file.messages)
-    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
-    stalled = proxy.inject(on=_after(before.version + PIECE), fault=Stall())
-    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
-        proxy.wait_fired(stalled, timeout=30)
+    with _stalled_behind(before.version + PIECE, proxied, proxy, sink_file) as running:
         _wait_for_more(sink_file, told + 4)
         running.send(number)
         running.process.wait(10)
@@ -918,6 +902,26 @@ def _two_pieces(cluster: Cluster, namespace: str) -> None:
     cluster.patch(namespace, "long", {"metadata": {"labels": {"a": "b"}}})
     cluster.delete(namespace, "long")
     cluster.create(namespace, "gone")
+
+
+def _two_pieces_behind(
+    program: Program, cluster: Cluster, namespace: str, sink_file: SinkFile, witnessed: Witness
+) -> tuple[Checkpoint, list[Message]]:
+    """A checkpoint, and what a run must tell that goes on from it, after two pieces of history."""
+    cluster.create(namespace, "gone")
+    program.run("--window=0s", program.checkpoint, sink_file.option)
+    _two_pieces(cluster, namespace)
+    return program.saved, _told_by_witness(witnessed, program, sink_file)
+
+
+@contextmanager
+def _stalled_behind(version: int, program: Program, proxy: ApiProxy, sink_file: SinkFile) -> Iterator[Running]:
+    """A run that reads history back, and hangs at the first state behind a version."""
+    proxy.inject(on=watches(), fault=EXPIRED_WATCH)
+    stalled = proxy.inject(on=_after(version), fault=Stall())
+    with program.start("--window=60s", program.checkpoint, sink_file.option) as running:
+        proxy.wait_fired(stalled, timeout=30)
+        yield running
 
 
 def _told_by_witness(witnessed: Witness, program: Program, sink_file: SinkFile) -> list[Message]:
