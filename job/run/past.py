@@ -64,9 +64,11 @@ class Past:
         rest = [(thing, rest) for (thing, _), (_, rest) in zip(spans, found, strict=True) if rest.ended]
         return [event for events, _ in found for event in events], rest
 
-    def counts(self, versions: Sequence[int]) -> list[int]:
-        """How many objects existed at these versions."""
-        return self._each(self._count, versions)
+    def counts(self, versions: Sequence[int]) -> tuple[list[int], float]:
+        """How many objects existed at these versions; and the seconds for one count, whatever held up a few of them."""
+        counted = self._each(self._timed_count, versions)
+        median = sorted(seconds for _, seconds in counted)[len(counted) // 2]
+        return [count for count, _ in counted], median / min(CONNECTIONS, len(counted))
 
     def make_room(self) -> None:
         """Let the next events keep their data; nobody has those of the last ones any more."""
@@ -107,6 +109,10 @@ class Past:
                 same = like.get(key)
                 state[key] = thing if same is None or same.version != thing.version else same
         return state
+
+    def _timed_count(self, version: int) -> tuple[int, float]:
+        began = self._patience.left()
+        return self._count(version), began - self._patience.left()
 
     def _count(self, version: int) -> int:
         """By the number that the server says to remain behind one object: reading all of them takes much longer."""

@@ -99,11 +99,10 @@ class Plan:
         """Note that there are no more than so many seconds left in all."""
         self._left = min(self._left, left * _FOR_COUNTS)
 
-    def took(self, seconds: float, counts: int) -> None:
-        """Note what some counts took."""
+    def took(self, seconds: float, each: float) -> None:
+        """Note what some counts took, in all and each of them."""
         self._left = max(0.0, self._left - seconds)
-        if counts:
-            self.each = max(seconds / counts, self.each / 2, _LEAST_SECONDS)
+        self.each = max(each, self.each / 2, _LEAST_SECONDS)
 
 
 class _Walk:
@@ -249,10 +248,12 @@ class _Walk:
         return Clues(dict(zip(versions, self._past.states(versions, piece.before), strict=True)), falls)
 
     def _counted(self, versions: Sequence[int]) -> dict[int, int]:
+        if not versions:
+            return {}
         began = self._session.deadline.elapsed
-        counts = dict(zip(versions, self._past.counts(versions), strict=True))
-        self._plan.took(self._session.deadline.elapsed - began, len(counts))
-        return counts
+        counts, each = self._past.counts(versions)
+        self._plan.took(self._session.deadline.elapsed - began, each)
+        return dict(zip(versions, counts, strict=True))
 
     def _tell(self, events: Sequence[Event]) -> None:
         """Tell the events of a piece. The version moves with the last of those that share one."""

@@ -512,7 +512,7 @@ def test_r11_a_restart_in_mid_walk_is_waited_for(
     expected = witnessed(proxied)
     restarted = proxy.inject(on=exact(), fault=Hook(control_plane.restart_api), skip=2)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    outcome = proxied.run("--window=0s", "--recover=60s", proxied.checkpoint)
 
     assert (outcome.code, restarted.fired, outcome.summary["recovery"]) == (0, 1, "complete")
     assert outcome.stdout.splitlines() == expected
