@@ -158,9 +158,9 @@ def test_r11_too_many_versions_are_sampled_and_only_brief_lives_may_be_missing(
     watched.run()
     left = time.monotonic()
     a_restart(scene, program.saved.version)
-    move_the_version(cluster, 6_000)
+    move_the_version(cluster, 12_000)
     back = time.monotonic()
-    watched.run("5s", "--recover=10s")
+    watched.run("5s", "--recover=6s")
     summary = watched.outcomes[1].summary
     log.info("%s after %.0f s: %s", summary["recovery"], time.monotonic() - left, summary["provenance"])
     reference, messages = compared(scene)
