@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import grpc
 import urllib3
 
 from tests.bed import binaries
@@ -16,6 +17,9 @@ from tests.bed.process import Server, free_port
 # Where the API server's compactors note the last compacted version, and learn of it.
 # https://github.com/kubernetes/apiserver/blob/v0.37.2/pkg/storage/etcd3/compact.go
 _COMPACT_REVISION_KEY = "compact_rev_key"
+# A PutRequest of key "others", value "1".
+_PUT_OTHERS = b"\x0a\x06others\x12\x011"
+_AT_A_TIME = 500
 _OK = 200
 
 
@@ -75,6 +79,15 @@ class Etcd:
         self._call("kv/put", {"key": key, "value": value})
         self._call("kv/compaction", {"revision": str(revision), "physical": True})
         return revision
+
+    def write_others(self, count: int) -> None:
+        """Write a key that no API server looks at, so often: each is a version."""
+        with grpc.insecure_channel(self.url.removeprefix("http://")) as channel:
+            put = channel.unary_unary("/etcdserverpb.KV/Put", request_serializer=None, response_deserializer=None)
+            for first in range(0, count, _AT_A_TIME):
+                writes = [put.future(_PUT_OTHERS) for _ in range(min(_AT_A_TIME, count - first))]
+                for write in writes:
+                    write.result()
 
     def copy_data(self, target: Path) -> None:
         """Copy the data of the stopped etcd."""

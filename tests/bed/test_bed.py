@@ -141,6 +141,16 @@ def test_compaction(control_plane: ControlPlane, cluster: Cluster, namespace: st
         assert [event["type"] for event in watch] == expected
 
 
+def test_versions_pass(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> None:
+    """So many versions go by, and the objects stay as they are."""
+    before = version(cluster.create(namespace, "one"))
+
+    control_plane.pass_versions(600)
+
+    assert version(cluster.get(namespace, "one")) == before
+    assert int(cluster.list(namespace)["metadata"]["resourceVersion"]) >= int(before) + 600
+
+
 def test_api_server_compacts(tmp_path: Path) -> None:
     """An API server with an interval of seconds soon refuses every list at an older version, and none at a new one."""
     # The second flag spares the wait for the API server's cache, which answers for up to 15 s after a compaction.
