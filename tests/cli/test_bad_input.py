@@ -406,12 +406,14 @@ class TestSink:
     """Sinks that take nothing."""
 
     def test_a_folder_that_is_missing_is_named(self, program: Program, cluster: Cluster, namespace: str) -> None:
-        """A sink file in a folder that does not exist is refused; nothing counts as told, and nothing as missed."""
+        """A sink file in a missing folder is refused: nothing counts as told, and a gap announces what follows."""
         cluster.create(namespace, "a")
         folder = program.folder / "absent"
         options = ["--window=0s", program.checkpoint, f"--sink=file:{folder}/a.jsonl"]
 
         refused = program.run(*options)
+        listed = program.saved.listed
+        cluster.create(namespace, "b")
         folder.mkdir()
         accepted = program.run(*options)
 
@@ -419,7 +421,8 @@ class TestSink:
         assert f"{folder}/a.jsonl" in refused.summary["message"]
         stored = [json.loads(line) for line in (folder / "a.jsonl").read_bytes().splitlines()]
         assert accepted.code == 0
-        assert (changes(stored), gaps(stored)) == ([("added", "a", "initial")], [])
+        assert changes(stored) == [("added", "a", "initial"), ("added", "b", "initial")]
+        assert [(gap["reason"], gap["from"]) for gap in gaps(stored)] == [("interrupted", str(listed))]
 
     def test_a_reader_that_goes_away_stops_the_run(self, program: Program, cluster: Cluster, namespace: str) -> None:
         """After `| head -1` the run ends with 75, what was written is saved, and the next run goes on behind it."""
