@@ -82,7 +82,9 @@ class Etcd:
 
     def write_others(self, count: int) -> None:
         """Write a key that no API server looks at, so often: each is a version."""
-        with grpc.insecure_channel(self.url.removeprefix("http://")) as channel:
+        # Not by the gateway, which takes 3.5 ms for each.
+        address, no_proxy = self.url.removeprefix("http://"), [("grpc.enable_http_proxy", 0)]
+        with grpc.insecure_channel(address, no_proxy) as channel:
             put = channel.unary_unary("/etcdserverpb.KV/Put", request_serializer=None, response_deserializer=None)
             for first in range(0, count, _AT_A_TIME):
                 writes = [put.future(_PUT_OTHERS) for _ in range(min(_AT_A_TIME, count - first))]

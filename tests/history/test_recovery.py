@@ -13,7 +13,7 @@ from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.waiting import wait_until
 from tests.history.reference import Reference
-from tests.history.scene import BETWEEN_RUNS, EXPIRY, Watched, change_the_crd, refused, restart, under_load
+from tests.history.scene import BETWEEN_RUNS, EXPIRY, PATIENCE, Watched, change_the_crd, refused, restart, under_load
 from tests.history.truth import Message, brief, differences, disorder, gaps, untold_versions
 from tests.history.writers import Writers
 from tests.program import Program
@@ -48,6 +48,12 @@ class Scene:
     def refused(self, version: int) -> bool:
         """Whether the API server refuses to watch from a version."""
         return refused(self.cluster, self.namespace, version)
+
+    def wait_for_writes(self, count: int) -> None:
+        """Return when the writers have written so often."""
+        truth = self.writers.truth
+        written = truth.writes
+        wait_until(lambda: truth.writes >= written + count, PATIENCE, f"{count} writes")
 
 
 @pytest.fixture
@@ -155,7 +161,7 @@ def test_r11_too_many_versions_are_sampled_and_only_brief_lives_may_be_missing(s
     a_restart(scene, program.saved.version)
     for _ in range(20):
         scene.control_plane.pass_versions(1_000)
-        time.sleep(1)
+        scene.wait_for_writes(20)
     back = time.monotonic()
     watched.run("5s", "--recover=10s")
     summary = watched.outcomes[1].summary
