@@ -76,6 +76,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a run costs, beside what others take; `-- --check` compares with the bounds."""
+    install(session)
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated parts of the documentation anew."""
     install(session)

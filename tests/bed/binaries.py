@@ -22,11 +22,14 @@ _log = logging.getLogger(__name__)
 
 _BED = Path(__file__).parent
 _CLOUD = _BED / "cloud"
+_BENCHMARKS = _BED.parent / "benchmarks"
 _PACKAGES = {
     "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
     "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
     "pstest": (_CLOUD, "./pstest"),
     "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
+    "replay": (_BENCHMARKS, "./replay"),
+    "informer": (_BENCHMARKS, "./informer"),
 }
 """Each program, the module that pins it, and the package in it."""
 # Without these the server calls itself v0.0.0-master+$Format at /version, and clients take decisions by that.
@@ -71,6 +74,16 @@ def pstest() -> Binary:
 def fake_gcs_server() -> Binary:
     """Find or build fsouza's Google Cloud Storage."""
     return _find("fake-gcs-server")
+
+
+def replay() -> Binary:
+    """Find or build the server that replays a recorded watch to the benchmarks."""
+    return _find("replay")
+
+
+def informer() -> Binary:
+    """Find or build the watcher that the benchmarks compare with: client-go and Google's Pub/Sub client."""
+    return _find("informer")
 
 
 def argo_crds() -> list[Path]:

@@ -1,0 +1,146 @@
+"""Recordings of a real API server: frames of a watch of Workflows, small and big, while they are being updated."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from tests.bed.cache import built_once, cache_folder
+from tests.bed.cluster import WORKFLOWS, Cluster, workflows_path
+from tests.bed.control_plane import ControlPlane
+
+NAMESPACE, OBJECTS, WRITERS = "argo", 100, 6
+TEMPLATES = 5
+_BEGAN, _ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:01:40Z"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is recorded: so many frames of Workflows with so many nodes."""
+
+    name: str
+    nodes: int
+    frames: int
+
+    def record(self) -> Path:
+        """The file, a frame a line; recorded once."""
+        made_by = hashlib.sha256(Path(__file__).read_bytes() + repr(self).encode()).hexdigest()[:12]
+        return built_once(cache_folder() / f"corpus-{made_by}" / f"{self.name}.jsonl", self._record)
+
+    def _record(self, target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, plane.cluster() as cluster:
+            cluster.apply_crds()
+            cluster.create_namespace(NAMESPACE)
+            with ThreadPoolExecutor(WRITERS + 1) as pool:
+                list(pool.map(lambda number: create(cluster, NAMESPACE, _name(number), self.nodes), range(OBJECTS)))
+                version = cluster.list(limit=1)["metadata"]["resourceVersion"]
+                recorded = pool.submit(self._watch, plane, version, target)
+                list(
+                    pool.map(
+                        lambda number: update(cluster, NAMESPACE, _name(number % OBJECTS), number), range(self.frames)
+                    )
+                )
+                recorded.result()
+
+    def _watch(self, plane: ControlPlane, version: str, target: Path) -> None:
+        answer = urllib3.PoolManager(ca_certs=str(plane.ca_file)).request(
+            "GET",
+            plane.url + WORKFLOWS,
+            fields={"watch": "1", "resourceVersion": version},
+            headers={"Authorization": f"Bearer {plane.token('admin')}"},
+            preload_content=False,
+        )
+        with answer, target.open("wb") as file:
+            file.writelines(islice(answer, self.frames))
+
+
+def create(cluster: Cluster, namespace: str, name: str, nodes: int) -> None:
+    """Create a Workflow as it looks while its controller runs it: 5 nodes are 6 KB, 40 are 30."""
+    cluster.request("POST", workflows_path(namespace), _workflow(name, nodes))
+
+
+def update(cluster: Cluster, namespace: str, name: str, number: int) -> None:
+    """Write a Workflow's status as its controller does when a pod has made progress."""
+    cluster.patch(namespace, name, {"status": {"message": f"update {number}", "progress": f"{number}/{number + 1}"}})
+
+
+def _workflow(name: str, nodes: int) -> dict[str, Any]:
+    steps = [f"{name}-{hashlib.sha256(f'{name} {number}'.encode()).hexdigest()[:10]}" for number in range(nodes)]
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {
+            "name": name,
+            "annotations": {"workflows.argoproj.io/pod-name-format": "v2"},
+            "labels": {
+                "workflows.argoproj.io/completed": "false",
+                "workflows.argoproj.io/phase": "Running",
+                "team": "data",
+            },
+        },
+        "spec": {
+            "entrypoint": "main",
+            "serviceAccountName": "etl",
+            "templates": [_template(number) for number in range(TEMPLATES)],
+        },
+        "status": {
+            "phase": "Running",
+            "startedAt": _BEGAN,
+            "finishedAt": None,
+            "progress": f"0/{nodes}",
+            "artifactRepositoryRef": {"artifactRepository": {}, "default": True},
+            "conditions": [{"status": "True", "type": "PodRunning"}],
+            "nodes": {step: _node(name, step, number) for number, step in enumerate(steps)},
+        },
+    }
+
+
+def _template(number: int) -> dict[str, Any]:
+    return {
+        "name": f"step-{number}",
+        "inputs": {"parameters": [{"name": "table"}]},
+        "container": {
+            "image": "registry.example/etl/loader:1.24.3",
+            "command": ["python", "-m", "loader"],
+            "args": ["--table", "{{inputs.parameters.table}}", "--since", "{{workflow.creationTimestamp}}", "--strict"],
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+        },
+        "retryStrategy": {"limit": 2, "retryPolicy": "OnError"},
+    }
+
+
+def _node(name: str, step: str, number: int) -> dict[str, Any]:
+    return {
+        "id": step,
+        "name": f"{name}.step-{number}",
+        "displayName": f"step-{number}",
+        "type": "Pod",
+        "templateName": f"step-{number % TEMPLATES}",
+        "templateScope": f"local/{name}",
+        "boundaryID": name,
+        "phase": "Succeeded",
+        "startedAt": _BEGAN,
+        "finishedAt": _ENDED,
+        "estimatedDuration": 90,
+        "progress": "1/1",
+        "hostNodeName": "gke-batch-pool-1-7c2b",
+        "inputs": {"parameters": [{"name": "table", "value": f"warehouse.sales_{number:03}"}]},
+        "outputs": {
+            "artifacts": [
+                {"name": "main-logs", "gcs": {"bucket": "workflow-logs", "key": f"nightly/{name}/{step}/main.log"}}
+            ],
+            "exitCode": "0",
+        },
+        "resourcesDuration": {"cpu": 9, "memory": 90},
+    }
+
+
+def _name(number: int) -> str:
+    return f"nightly-etl-{number:03}"

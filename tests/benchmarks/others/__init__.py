@@ -1,0 +1,1 @@
+"""What people would use instead: the Python that a developer would write, and kopf."""

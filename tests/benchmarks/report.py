@@ -1,0 +1,224 @@
+"""What came out: the table, the ratios with their bounds, and the plot, from the same figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tests.benchmarks.rounds import Row
+from tests.benchmarks.scenarios import Inventory, Relist, Walk
+from tests.benchmarks.watchers import CURL, INFORMER, KOPF, OURS, OURS_ORDERED, STOCK, STOCK_ORDERED, Watcher
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, PLOT = DOCS / "benchmarks.md", DOCS / "benchmarks.svg"
+BEGIN, END = "<!-- Written by `nox -s bench`. -->\n", "<!-- Up to here. -->\n"
+OURS_ALL = (OURS, OURS_ORDERED)
+ORDER = (OURS, STOCK, INFORMER, KOPF, CURL, OURS_ORDERED, STOCK_ORDERED)
+
+Value = TypeVar("Value")
+Rows = Mapping[tuple[str, str], Sequence[Row]]
+"""The rounds, by watcher and corpus."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was measured."""
+
+    rows: Rows
+    few: int
+    """The most bytes of memory of a run of ours with 5,000 small events."""
+    many: int
+    """With 50,000."""
+    relists: Sequence[Relist]
+    walks: Sequence[Walk]
+    inventories: Sequence[Inventory]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A figure that must be at most, or at least, so much."""
+
+    what: str
+    measured: float
+    bound: float
+    stretch: float
+    at_least: bool = False
+    form: Callable[[float], str] = "{:.2f}".format
+
+    @property
+    def met(self) -> bool:
+        """Whether it is."""
+        return self._reaches(self.bound)
+
+    @property
+    def stretched(self) -> bool:
+        """Whether it is even what was hoped for."""
+        return self._reaches(self.stretch)
+
+    def _reaches(self, limit: float) -> bool:
+        return self.measured >= limit if self.at_least else self.measured <= limit
+
+
+def bounds(results: Results) -> Iterator[Bound]:
+    """All of them. A ratio is the median of those of the rounds, in each of which both ran."""
+
+    def ratio(ours: Watcher, theirs: Watcher, corpus: str, what: Callable[[Row], float]) -> float:
+        pairs = zip(results.rows[ours.name, corpus], results.rows[theirs.name, corpus], strict=True)
+        return statistics.median(what(mine) / what(other) for mine, other in pairs)
+
+    def cpu(row: Row) -> float:
+        return row.cpu_per_event
+
+    for corpus in ("small", "big"):
+        yield Bound(
+            f"CPU per event against stock Python, {corpus}", ratio(OURS, STOCK, corpus, cpu), 1 / 5, 1 / 8, form=_part
+        )
+    yield Bound(
+        "the same with ordering keys, small",
+        ratio(OURS_ORDERED, STOCK_ORDERED, "small", cpu),
+        1 / 14,
+        1 / 28,
+        form=_part,
+    )
+    for corpus in ("small", "big"):
+        yield Bound(
+            f"CPU per event against the Go informer, {corpus}",
+            ratio(OURS, INFORMER, corpus, cpu),
+            1 / 8,
+            1 / 14,
+            form=_part,
+        )
+    for corpus in ("small", "big"):
+        yield Bound(f"CPU per event against curl, {corpus}", ratio(OURS, CURL, corpus, cpu), 8, 5, form=_times)
+    rate = ratio(OURS, STOCK, "small", lambda row: row.rate)
+    yield Bound("events/s against stock Python, small", rate, 4, 8, at_least=True, form=_times)
+    first = ratio(OURS, STOCK, "small", lambda row: row.first)
+    yield Bound("start to first acknowledgement against stock Python", first, 0.8, 0.5, form=_times)
+    quiet = ratio(OURS, STOCK, "small", lambda row: row.quiet_cpu)
+    yield Bound("CPU of a quiet run against stock Python", quiet, 0.7, 0.5, form=_times)
+    rows = results.rows[OURS.name, "small"]
+    yield Bound("memory of a quiet run", _median(rows, lambda row: row.quiet_peak), 76e6, 60e6, form=_megabytes)
+    yield Bound("memory at saturation, 50,000 events", results.many, 120e6, 90e6, form=_megabytes)
+    yield Bound("the same against 5,000 events", results.many / results.few, 1.1, 1.1, form=_times)
+    relists = results.relists
+    yield Bound(
+        "CPU of a relist against a full list",
+        _median(relists, lambda each: each.cpu / each.full_cpu),
+        1 / 10,
+        1 / 30,
+        form=_part,
+    )
+    yield Bound(
+        "bytes of a relist against a full list",
+        _median(relists, lambda each: each.bytes / each.full_bytes),
+        1 / 10,
+        1 / 30,
+        form=_part,
+    )
+    yield Bound(
+        "CPU for an inventory of 100,000",
+        _median(results.inventories, lambda each: each.cpu),
+        1.5,
+        0.7,
+        form="{:.2f} s".format,
+    )
+    yield Bound(
+        "memory for an inventory of 100,000",
+        _median(results.inventories, lambda each: each.peak),
+        150e6,
+        100e6,
+        form=_megabytes,
+    )
+    yield Bound(
+        "versions per second of the walk",
+        _median(results.walks, lambda each: each.rate),
+        1_500,
+        3_000,
+        at_least=True,
+        form="{:,.0f}".format,
+    )
+
+
+def table(results: Results) -> Iterator[str]:
+    """The peers, a row each."""
+    yield "| | CPU per event, µs | events/s | first acknowledgement, s | quiet run, CPU-s | peak memory, MB |"
+    yield "|---|---|---|---|---|---|"
+    for watcher in ORDER:
+        small, big = (results.rows.get((watcher.name, corpus), ()) for corpus in ("small", "big"))
+        yield (
+            "| "
+            + " | ".join(
+                (
+                    watcher.name,
+                    _both(small, big, lambda row: row.cpu_per_event * 1e6),
+                    _both(small, big, lambda row: row.rate) if watcher.publishes else "-",
+                    f"{_median(small, lambda row: row.first):.2f}" if watcher.publishes else "-",
+                    f"{_median(small, lambda row: row.quiet_cpu):.2f}",
+                    _both(small, big, lambda row: row.peak / 1e6),
+                )
+            )
+            + " |"
+        )
+
+
+def bounds_table(checked: Iterable[Bound]) -> Iterator[str]:
+    """The ratios, a row each."""
+    yield "| | measured | bound | stretch |"
+    yield "|---|---|---|---|"
+    for bound in checked:
+        sign = "≥" if bound.at_least else "≤"
+        limits = (f"{sign} {bound.form(limit)}" for limit in (bound.bound, bound.stretch))
+        measured = f"{bound.form(bound.measured)}{'' if bound.met else ' **not met**'}"
+        yield f"| {bound.what} | {measured} | {' | '.join(limits)} |"
+
+
+def write(results: Results, checked: Sequence[Bound], about: str) -> None:
+    """Put all of it into the page, between its two marks, and the plot beside it."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    made = "\n".join([about, "", *table(results), "", *bounds_table(checked), ""])
+    PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}")
+    plot(results)
+
+
+def plot(results: Results) -> None:
+    """CPU per event, small and big, a bar for each round's median, on a logarithmic scale."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update({"svg.hashsalt": "workflow-watcher", "svg.fonttype": "none"})
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    shown = [watcher for watcher in reversed(ORDER) if watcher.big]
+    for corpus, offset in (("small", 0.2), ("big", -0.2)):
+        values = [_median(results.rows[each.name, corpus], lambda row: row.cpu_per_event * 1e6) for each in shown]
+        bars = axes.barh([number + offset for number in range(len(shown))], values, height=0.38, label=corpus)
+        axes.bar_label(bars, fmt="{:.0f}", padding=3)
+    axes.set_yticks(range(len(shown)), [each.name for each in shown])
+    axes.set_xscale("log")
+    axes.set_xlabel("CPU per event, µs (median of the rounds)")
+    axes.legend(title="events")
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def _both(small: Sequence[Row], big: Sequence[Row], what: Callable[[Row], float]) -> str:
+    return " / ".join(f"{_median(rows, what):,.0f}" for rows in (small, big) if rows)
+
+
+def _median(values: Iterable[Value], what: Callable[[Value], float]) -> float:
+    return statistics.median(map(what, values))
+
+
+def _part(ratio: float) -> str:
+    return f"1/{1 / ratio:.1f}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB"
