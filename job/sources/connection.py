@@ -1,4 +1,4 @@
-"""A pod's files, or a kubeconfig, as one urllib3 pool.
+"""A pod's files, or a kubeconfig, as one client.
 
 The official client is imported only for a kubeconfig, whose logins, plug-ins and proxies it knows; it costs 0.3 s and
 30 MB, and a pod needs none of it.
@@ -19,26 +19,21 @@ from pathlib import Path
 import urllib3
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
-from urllib3.util import Timeout
 
 from job.errors import ActionNeeded, Unauthorized, UsageError
 from job.logs import event
+from job.sources.http import Answer, Client
 
 log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-CONNECT_SECONDS = 5.0
-CONNECTIONS = 8
-"""Kept open: a watch, and those who read history at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """How to reach one API server, and what the credentials say about where we are."""
 
-    host: str
-    """The server's URL, without a slash at its end."""
-    pool: urllib3.PoolManager
+    client: Client
     authorization: Callable[[], str | None]
     """The Authorization header of a request made now."""
     namespace: str | None
@@ -46,23 +41,21 @@ class Connection:
     cluster: str | None
     """The context's cluster; None in a pod, which does not know its cluster's name."""
 
-    def get(
-        self, path: str, query: Mapping[str, str | int], accept: str, read_seconds: float
-    ) -> urllib3.BaseHTTPResponse:
-        """One GET, one request: any status is returned, its body unread. Raises urllib3's errors."""
-        headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": "workflow-watcher"}
+    @property
+    def host(self) -> str:
+        """The server's URL, without a slash at its end."""
+        return self.client.url
+
+    def get(self, path: str, query: Mapping[str, str | int], accept: str, seconds: float, *, live: bool) -> Answer:
+        """One GET, one request; `live` if its body is to be read line by line, as it arrives."""
+        headers = {
+            "Accept": accept,
+            "Accept-Encoding": "identity" if live else "gzip",
+            "User-Agent": "workflow-watcher",
+        }
         if authorization := self.authorization():
             headers["Authorization"] = authorization
-        return self.pool.request(
-            "GET",
-            self.host + path,
-            fields={name: str(value) for name, value in query.items()},
-            headers=headers,
-            timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-            preload_content=False,
-            retries=False,
-            redirect=False,
-        )
+        return self.client.get(path, query, headers, seconds)
 
 
 def in_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bool:
@@ -73,10 +66,9 @@ def in_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bo
 def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Connection:
     """The API server of the cluster this pod runs in, with the service account's own token."""
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
-    pool = urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), socket_options=_keep_alive(), maxsize=CONNECTIONS)
+    url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
     return Connection(
-        host=f"https://{f'[{host}]' if ':' in host else host}:{port}",
-        pool=pool,
+        client=Client(url, urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), socket_options=_keep_alive())),
         # Read for every request: the kubelet replaces it long before it expires.
         authorization=lambda: f"Bearer {_read(folder / 'token')}",
         namespace=_read(folder / "namespace") if (folder / "namespace").exists() else None,
@@ -98,7 +90,6 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         raise UsageError(message)
     configuration = Configuration()
     configuration.keep_alive = True
-    configuration.connection_pool_maxsize = CONNECTIONS
     configuration.host = ""
     try:
         load_kube_config(files, context, configuration, persist_config=False)
@@ -110,8 +101,7 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
         if configuration.cert_file:
             trusted.load_cert_chain(configuration.cert_file, configuration.key_file)
         connection = Connection(
-            host=configuration.host.rstrip("/"),
-            pool=RESTClientObject(configuration).pool_manager,
+            client=Client(configuration.host, RESTClientObject(configuration).pool_manager),
             authorization=_once_a_second(lambda: configuration.get_api_key_with_prefix("BearerToken")),
             namespace=str(chosen.safe_get("namespace") or "default"),
             cluster=str(chosen["cluster"]),

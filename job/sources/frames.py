@@ -15,11 +15,11 @@ from job.payload.object import trim
 from job.ports import Bookmark, Event, Failure, Frame, Page
 
 
-class _Annotations(Struct):
+class _Annotations(Struct, gc=False):
     last_applied: Raw | UnsetType = field(default=UNSET, name="kubectl.kubernetes.io/last-applied-configuration")
 
 
-class _Metadata(Struct, rename="camel"):
+class _Metadata(Struct, rename="camel", gc=False):
     uid: str = ""
     name: str = ""
     namespace: str = ""
@@ -29,11 +29,11 @@ class _Metadata(Struct, rename="camel"):
     managed_fields: Raw | UnsetType = UNSET
 
 
-class _Status(Struct):
+class _Status(Struct, gc=False):
     phase: str | None = None
 
 
-class _Thing(Struct, rename="camel"):
+class _Thing(Struct, rename="camel", gc=False):
     metadata: _Metadata
     kind: str = ""
     api_version: str = ""
@@ -49,7 +49,7 @@ class _Phaseless(Struct, rename="camel"):
     status: Raw | UnsetType = UNSET
 
 
-class _Watched(Struct):
+class _Watched(Struct, gc=False):
     type: str
     object: _Thing
 

@@ -18,8 +18,6 @@ from http import HTTPStatus
 from typing import TypeVar
 
 import msgspec
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from job.change import Resource
 from job.errors import ActionNeeded, Expired, Forbidden, NotServed, OutOfTime, Unauthorized, Unavailable
@@ -27,6 +25,8 @@ from job.logs import event
 from job.ports import Frame, Identity, Page, Patience, Query, Stream
 from job.sources import frames
 from job.sources.connection import Connection
+from job.sources.http import ERRORS, Answer
+from job.sources.lines import Broken
 
 _WHOLE = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -34,7 +34,6 @@ _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _READ_SECONDS = 10.0
 _WATCH_SLACK = 15.0
 """A quiet watch may be silent for its whole time; only beyond that is the peer dead."""
-_SEGMENT = 65536
 _UNKNOWN = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN})
 """What the optional reads may be answered with."""
 _STARTING = _UNKNOWN | {HTTPStatus.UNAUTHORIZED}
@@ -94,7 +93,8 @@ class KubernetesSource:
 
     def list(self, query: Query, patience: Patience | None = None) -> Page:
         """One page."""
-        parameters: dict[str, str | int] = {"limit": query.limit}
+        # One object needs no limit, with which the API server takes a sixth longer.
+        parameters: dict[str, str | int] = {} if query.name else {"limit": query.limit}
         if query.token:
             parameters["continue"] = query.token
         elif query.at:
@@ -152,13 +152,13 @@ class KubernetesSource:
             message = f"{self._connection.host} answered with something else than the Kubernetes API: {error}"
             raise Unavailable(message) from error
 
-    def _body(self, response: urllib3.BaseHTTPResponse, patience: Patience) -> bytes:
+    def _body(self, answer: Answer, patience: Patience) -> bytes:
         """The whole body; a time-out of each read does not bound a server that sends it drop by drop."""
         pieces = []
-        for piece in response.stream(_SEGMENT, decode_content=True):
+        for piece in answer.pieces():
             pieces.append(piece)
             if not patience.left():
-                response.close()
+                answer.close()
                 message = f"{self._connection.host} did not finish its answer in time"
                 raise Unavailable(message)
         return b"".join(pieces)
@@ -169,7 +169,7 @@ class KubernetesSource:
         parameters: Mapping[str, str | int],
         accept: str,
         verb: str,
-        take: Callable[[urllib3.BaseHTTPResponse, Patience], Taken],
+        take: Callable[[Answer, Patience], Taken],
         *,
         patience: Patience | None = None,
         read_seconds: float = _READ_SECONDS,
@@ -187,13 +187,13 @@ class KubernetesSource:
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
                 silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, patience.left()))
-                response = self._connection.get(path, parameters, accept, silence)
+                answer = self._connection.get(path, parameters, accept, silence, live=verb == "watch")
                 self._answered = True
-                status = response.status
+                status = answer.status
                 if status == HTTPStatus.OK or status in accepted:
-                    return status, take(response, patience)
-                refusal = self._body(response, patience)
-            except HTTPError as error:
+                    return status, take(answer, patience)
+                refusal = self._body(answer, patience)
+            except ERRORS as error:
                 if _untrusted(error):
                     message = f"the certificate of {self._connection.host} is not trusted: {_plain(error)}"
                     raise ActionNeeded(message) from error
@@ -207,7 +207,7 @@ class KubernetesSource:
                 starting = status in _STARTING and waited < _STARTING_SECONDS
                 if status not in _TRANSIENT and not starting:
                     raise self._translated(status, said, verb)
-                wait = max(wait, _retry_after(response))
+                wait = max(wait, _retry_after(answer))
             log.log(
                 logging.DEBUG if waited < _STARTING_SECONDS else logging.WARNING,
                 "%s; trying again",
@@ -249,43 +249,29 @@ class KubernetesSource:
 
 
 class _Watch:
-    """An open watch, cut into frames. Linear in its bytes, also for frames of 1.5 MB."""
+    """An open watch: each line is a frame."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, _: Patience) -> None:
-        self._response = response
+    def __init__(self, answer: Answer, _: Patience) -> None:
+        self._answer = answer
         self._closed = False
 
     def __iter__(self) -> Iterator[list[bytes]]:
-        tail: list[bytes] = []
         try:
-            for segment in self._response.stream(_SEGMENT, decode_content=True):
-                *lines, rest = segment.split(b"\n")
-                if lines:
-                    lines[0], tail = b"".join([*tail, lines[0]]), []
-                    if whole := [line for line in lines if line.strip()]:  # blank lines are legal
-                        yield whole
-                tail.append(rest)
-        except (HTTPError, OSError) as error:
+            yield from self._answer.lines()
+        except (Broken, *ERRORS) as error:
             if not self._closed:
                 message = f"the connection to the API server broke: {_plain(error)}"
                 raise Unavailable(message) from error
-        else:
-            if b"".join(tail).strip() and not self._closed:
-                message = "the watch ended in the middle of a frame"
-                raise Unavailable(message)
-        finally:
-            self._response.close()
 
     def close(self) -> None:
         """End the watch, from any thread."""
         self._closed = True
-        with suppress(ValueError, RuntimeError, OSError):  # it has ended already
-            self._response.shutdown()
+        self._answer.shutdown()
 
 
-def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+def _retry_after(answer: Answer) -> float:
     """Seconds that the server asks to wait; a date instead of a number, which Kubernetes never sends, counts as 1."""
-    value = response.headers.get("Retry-After")
+    value = answer.header("Retry-After")
     if value is None:
         return 0.0
     return float(value) if value.isdigit() else 1.0
@@ -293,7 +279,7 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
 
 def _untrusted(error: BaseException) -> bool:
     """Whether the server's certificate failed; other TLS errors are those of a server that goes away or comes up."""
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (*error.args, error.__cause__))
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (error, *error.args, error.__cause__))
 
 
 def _plain(error: Exception) -> str:

@@ -3,15 +3,13 @@
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import urllib3
 
 from job.checkpoint import Scope
 from job.run import Ports, run
@@ -20,6 +18,7 @@ from job.run.summary import Summary
 from job.selector import Selector
 from job.settings import Address, Settings, parse_resource
 from job.sources.connection import Connection, from_kubeconfig
+from job.sources.http import Answer
 from job.sources.kubernetes import KubernetesSource
 from tests.bed.control_plane import ControlPlane
 from tests.fakes.sink import MemorySink
@@ -116,22 +115,23 @@ def resume(
 def counting(connection: Connection, counted: Counted) -> Connection:
     """The same connection, without compression: that would say more about these objects than about others."""
 
-    class Pool:
-        def request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:  # noqa: ANN401
-            options["headers"] = {**options["headers"], "Accept-Encoding": "identity"}
-            response = connection.pool.request(method, url, **options)
-            counted.requests += 1
-            streamed = response.stream
+    class CountingClient:
+        url = connection.client.url
 
-            def stream(amount: int, decode_content: bool) -> Iterator[bytes]:
-                for piece in streamed(amount, decode_content=decode_content):
+        def get(self, path: str, query: Mapping[str, str | int], headers: Mapping[str, str], seconds: float) -> Answer:
+            answer = connection.client.get(path, query, {**headers, "Accept-Encoding": "identity"}, seconds)
+            counted.requests += 1
+            pieces = answer.pieces
+
+            def counting() -> Iterator[bytes]:
+                for piece in pieces():
                     counted.bytes += len(piece)
                     yield piece
 
-            response.stream = stream  # type: ignore[method-assign,assignment]
-            return response
+            answer.pieces = counting  # type: ignore[method-assign]
+            return answer
 
-    return replace(connection, pool=Pool())  # type: ignore[arg-type]
+    return replace(connection, client=CountingClient())  # type: ignore[arg-type]
 
 
 def full_list(kubeconfig: Path, namespace: str) -> tuple[float, int]:
@@ -139,7 +139,7 @@ def full_list(kubeconfig: Path, namespace: str) -> tuple[float, int]:
     connection = from_kubeconfig(str(kubeconfig), None)
     path = f"/apis/{RESOURCE.api_version}/namespaces/{namespace}/{RESOURCE.plural}"
     began = time.monotonic()
-    body = connection.get(path, {}, "application/json", 60).read(decode_content=True)
+    body = b"".join(connection.get(path, {}, "application/json", 60, live=False).pieces())
     return time.monotonic() - began, len(body)
 
 
