@@ -8,6 +8,7 @@ digits, and source + id is unique. Nothing of the present time goes in, so that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
@@ -18,7 +19,7 @@ OBJECT, DELETION, GAP = (f"urn:workflow-watcher:{schema}:1" for schema in ("obje
 _CORE_GROUP = "k8s.io"
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A CloudEvent: context attributes, extensions among them, and JSON data."""
 
     attributes: dict[str, str]
@@ -97,15 +98,16 @@ def structured(message: Message) -> bytes:
     return msgspec.json.encode({**message.attributes, "data": msgspec.Raw(message.data)})
 
 
-def binary(message: Message) -> dict[str, str]:
-    """The attributes of binary mode, as the Pub/Sub binding spells them; the data goes beside them as it is.
+def binary(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Attributes in binary mode, as the Pub/Sub binding spells them; the data goes beside them as it is.
 
     <https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>. Readers look for `content-type` or
     for `ce-datacontenttype`: both are there.
     """
-    attributes = {f"ce-{name}": value for name, value in message.attributes.items()}
-    attributes["content-type"] = message.attributes["datacontenttype"]
-    return attributes
+    carried = {f"ce-{name}": value for name, value in attributes.items()}
+    if "datacontenttype" in attributes:
+        carried["content-type"] = attributes["datacontenttype"]
+    return carried
 
 
 def _suffix(epoch: int) -> str:

@@ -1,8 +1,8 @@
 """Messages on their way to the sink: lanes, batches in flight, retries.
 
 A lane has one batch in flight, so that versions of one object are stored in the order they were put, with a sink that
-keeps no order between requests too. A batch is whatever a lane has gathered while its last batch was under way: small
-when the sink is quick, large when it is slow, and never held back.
+keeps no order between requests too. A request costs as much as twenty messages, so a lane lingers until it has a whole
+batch, though never for longer than `LINGER`, and not at all for the first message after a while of nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from zlib import crc32
@@ -22,12 +23,15 @@ from job.run.commit import Effect, Ledger
 from job.run.deadline import Deadline
 from job.run.watermark import Position
 
-MOST_BYTES = 20_000_000
-MOST_MESSAGES = 5_000
+MOST_BYTES = 12_000_000
 """In flight and waiting together; beyond that the reader has to wait."""
+LINGER = 0.1
+"""Seconds that a message may wait for others to go with it."""
 ATTEMPT = 10.0
 """Seconds for one request to the sink."""
 WORKERS = 8
+_OVERHEAD = 2_000
+"""Bytes of a message beside its data, roughly: what is known of it takes more than what is sent."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 _TICK = 0.1
 
@@ -46,19 +50,28 @@ class _Lane:
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiting: deque[Waiting] = deque()
-        self.scheduled = False
-        """Whether it is in flight or queued for a worker."""
+        self.bytes = 0
+        """Of what is waiting."""
+        self.due = 0.0
+        """When what is waiting goes, though it is no whole batch; 0 if it is one."""
+        self.queued = self.in_flight = False
 
     def take(self, limits: Limits) -> list[Waiting]:
         """The next batch: as much as the sink takes in one request, at least one message."""
         batch = [self.waiting.popleft()]
         size = batch[0][1].size
         while self.waiting and len(batch) < limits.messages:
-            size += self.waiting[0][1].size
-            if size > limits.bytes:
+            following = self.waiting[0][1].size
+            if size + following > limits.bytes:
                 break
+            size += following
             batch.append(self.waiting.popleft())
+        self.bytes -= size
         return batch
+
+    def full(self, limits: Limits) -> bool:
+        """Whether a whole batch is waiting."""
+        return len(self.waiting) >= limits.messages or self.bytes >= limits.bytes
 
 
 class Publisher:
@@ -68,9 +81,17 @@ class Publisher:
         self._sink = sink
         self._ledger = ledger
         self._deadline = deadline
+        self._limits = sink.limits
         self._lanes = [_Lane(number) for number in range(sink.limits.lanes)]
-        self._changed = threading.Condition()
-        self._ready: deque[_Lane] = deque()
+        self._lock = threading.Lock()
+        self._todo = threading.Condition(self._lock)
+        """For the workers: there is another lane to look after."""
+        self._progress = threading.Condition(self._lock)
+        """For the main thread: something is stored, or has failed."""
+        self._queue: deque[_Lane] = deque()
+        """Lanes with something to send, and nothing in flight; those that must not linger first."""
+        self._flushing = False
+        self._took_at = -LINGER
         self._messages = self._bytes = self._requests = 0
         self._failure: BaseException | None = None
         self._workers: list[threading.Thread] = []
@@ -79,22 +100,15 @@ class Publisher:
     def put(self, message: Message, effect: Effect) -> None:
         """Queue a message; waits while too much is in flight. Raises what made the sink fail, and `Stopped`."""
         lane = self._lanes[crc32(message.key.encode()) % len(self._lanes)]
-        with self._changed:
-            while self._failure or self._messages >= MOST_MESSAGES or self._bytes >= MOST_BYTES:
-                self.check()
-                if self._deadline.stopped:
-                    raise Stopped
-                if not self._deadline.publish_left:
-                    message_ = "the sink did not keep up until the deadline"
-                    raise OutOfTime(message_)
-                self._changed.wait(_TICK)
+        with self._lock:
+            if self._failure or self._bytes >= MOST_BYTES:
+                self._wait_for_room()
             lane.waiting.append((self._ledger.enter(effect), message))
+            lane.bytes += message.size
             self._messages += 1
-            self._bytes += message.size
-            if not lane.scheduled:
-                lane.scheduled = True
-                self._ready.append(lane)
-                self._changed.notify()
+            self._bytes += message.size + _OVERHEAD
+            if not lane.in_flight:
+                self._gather(lane)
         if len(self._workers) < min(WORKERS, len(self._lanes)):
             self._start_worker()
 
@@ -103,27 +117,65 @@ class Publisher:
 
         After a failure nothing more is sent, but what is under way may still be answered: that is worth waiting for.
         """
-        with self._changed:
+        with self._lock:
+            self._flush()
             while self._messages:
                 if not self._requests:
                     self.check()
                 if not self._deadline.publish_left:
                     self.check()
                     return False
-                self._changed.wait(_TICK)
+                self._progress.wait(_TICK)
+            self._flushing = False
         self._ledger.acknowledge()
         return True
 
     def close(self) -> None:
         """Send nothing more. What is in flight may still be stored, and is then found again by the next run."""
         self._closing.set()
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._todo.notify_all()
 
     def check(self) -> None:
         """Raise what made the sink fail, if it did."""
         if self._failure:
             raise self._failure
+
+    def _wait_for_room(self) -> None:
+        self._flush()
+        while self._failure or self._bytes >= MOST_BYTES:
+            self.check()
+            if self._deadline.stopped:
+                raise Stopped
+            if not self._deadline.publish_left:
+                message = "the sink did not keep up until the deadline"
+                raise OutOfTime(message)
+            self._progress.wait(_TICK)
+        self._flushing = False
+
+    def _flush(self) -> None:
+        """Let nothing linger."""
+        self._flushing = True
+        self._todo.notify_all()
+
+    def _gather(self, lane: _Lane) -> None:
+        """Something waits in a lane that has nothing in flight: see that it goes in time."""
+        if lane.full(self._limits):
+            if lane.queued:
+                if not lane.due:
+                    return
+                self._queue.remove(lane)
+            lane.due = 0.0
+            self._queue.appendleft(lane)
+        elif lane.queued:
+            return
+        else:
+            now = time.monotonic()
+            busy = self._requests or self._queue or now - self._took_at < LINGER
+            lane.due = now + LINGER if busy else now
+            self._queue.append(lane)
+        lane.queued = True
+        self._todo.notify()
 
     def _start_worker(self) -> None:
         # A daemon: a sink that hangs must not keep the process from ending.
@@ -139,25 +191,39 @@ class Publisher:
                 self._deliver(lane.number, waiting)
             except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
                 failure = error
-            with self._changed:
+            with self._lock:
                 self._requests -= 1
                 # A person must act, whatever else is wrong.
                 if not self._failure or isinstance(failure, ActionNeeded):
                     self._failure = failure
-                lane.scheduled = bool(lane.waiting)
-                if lane.scheduled:
-                    self._ready.append(lane)
-                self._changed.notify_all()
+                if self._failure:
+                    self._todo.notify_all()
+                lane.in_flight = False
+                if lane.waiting:
+                    self._gather(lane)
+                self._progress.notify_all()
 
     def _next(self) -> tuple[_Lane, list[Waiting]] | None:
-        with self._changed:
+        """The next batch, once there is one; None when nothing more is to be sent."""
+        with self._lock:
             while not self._closing.is_set() and not self._failure:
-                if self._ready:
-                    lane = self._ready.popleft()
-                    self._requests += 1
-                    return lane, lane.take(self._sink.limits)
-                self._changed.wait()
+                lingering = None
+                if self._queue:
+                    now = time.monotonic()
+                    lingering = self._queue[0].due - now
+                    if self._flushing or lingering <= 0:
+                        return self._take(now)
+                self._todo.wait(lingering)
             return None
+
+    def _take(self, now: float) -> tuple[_Lane, list[Waiting]]:
+        lane = self._queue.popleft()
+        lane.queued, lane.in_flight = False, True
+        self._requests += 1
+        self._took_at = now
+        if self._queue:
+            self._todo.notify()  # somebody else must look after the rest
+        return lane, lane.take(self._limits)
 
     def _deliver(self, lane: int, batch: list[Waiting]) -> None:
         """Publish a batch. One that is refused is halved again and again, until only refused messages are left over.
@@ -207,10 +273,10 @@ class Publisher:
 
     def _stored(self, part: Sequence[Waiting]) -> None:
         self._ledger.acknowledge(position for position, _ in part)
-        with self._changed:
+        with self._lock:
             self._messages -= len(part)
-            self._bytes -= sum(message.size for _, message in part)
-            self._changed.notify_all()
+            self._bytes -= sum(message.size + _OVERHEAD for _, message in part)
+            self._progress.notify_all()
 
 
 def _refusal(refused: Sequence[Refused], *, everything: bool = False) -> Refused:

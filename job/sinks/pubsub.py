@@ -1,8 +1,8 @@
 """Messages in a Google Cloud Pub/Sub topic, in the binary mode of CloudEvents.
 
-The generated client is used, one request for each batch, and not the batching one of the same package: that waits
-without a limit when the broker is away, fails a whole batch for one message without saying which, and needs a thread
-for each ordering key.
+One request for each batch, on a gRPC channel. The batching client of google-cloud-pubsub waits without a limit when the
+broker is away, fails a whole batch for one message without saying which, and needs a thread for each ordering key; the
+generated client below it is built for other needs than a process that starts every minute (`pubsub_wire`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlencode
 
 from job.credentials import HOST_AND_PORT, GoogleCredentials, emulator
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
 from job.message import Message, binary
 from job.ports import Limits
 from job.settings import Address
+from job.sinks import pubsub_wire
 
-if TYPE_CHECKING:  # importing it takes 0.3 s and 45 MB: a run in which nothing changes goes without
-    from google.pubsub_v1 import PublisherClient
+if TYPE_CHECKING:  # importing it takes 0.1 s and 15 MB: a run in which nothing changes goes without
+    from grpc import Channel, RpcError, UnaryUnaryMultiCallable
 
 LANES = 8
 """Requests at the same time, without ordering keys."""
@@ -30,11 +32,14 @@ MOST_KEYS = 1000
 _MOST_BYTES = 10_000_000
 _MOST_ATTRIBUTES, _LONGEST_NAME, _LONGEST_VALUE, _LONGEST_KEY = 100, 256, 1024, 1024
 _RESERVED = "goog"
+_REMEMBERED = 4096
+"""Encoded attributes."""
 # https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names
 _TOPIC = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT = re.compile(r"[a-z](?:[a-z0-9.:-]{0,98}[a-z0-9])?")
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)+[0-9]+")
 _LOCATION = re.compile(r"//(?P<project>[^/]+)/(?P<topic>[^/]+)")
+_METHOD = "/google.pubsub.v1.Publisher/Publish"
 _CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 3000))
 """A broker that comes back is found again within the drain; the default waits up to two minutes."""
 _TO_EMULATOR = (*_CHANNEL, ("grpc.enable_http_proxy", 0))
@@ -52,8 +57,8 @@ class PubSubSink:
         self._host = f"{region}-pubsub.googleapis.com:443" if region else "pubsub.googleapis.com:443"
         self._emulator = emulator("PUBSUB_EMULATOR_HOST", HOST_AND_PORT)
         self._connecting = threading.Lock()
-        self._client: PublisherClient | None = None
-        self._known_names: set[str] = set()
+        self._call: UnaryUnaryMultiCallable[bytes, bytes] | None = None
+        self._routing = (("x-goog-request-params", urlencode({"topic": topic}, safe="/")),)
         # gRPC's core writes lines of its own to stderr, about connections that a server closes; read at its import.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
@@ -79,93 +84,107 @@ class PubSubSink:
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         """Send one request; the topic stores all of it or nothing."""
-        from google.pubsub_v1.types import PublishRequest, PubsubMessage
+        import grpc
 
         key = f"{messages[0].attributes['source']}/{lane}" if self._ordering else ""
-        carried = [binary(message) for message in messages]
-        self._check(messages, carried, key)
-        request = PublishRequest.pb()(
-            topic=self._topic,
-            messages=[
-                PubsubMessage.pb()(data=message.data, attributes=attributes, ordering_key=key)
-                for message, attributes in zip(messages, carried, strict=True)
-            ],
-        )
-        with self._translated(messages):
-            answer = self._connected().publish(request=PublishRequest.wrap(request), retry=None, timeout=timeout)
-        if len(answer.message_ids) != len(messages):
-            message_ = f"{self._topic} has stored {len(answer.message_ids)} of {len(messages)} messages"
+        request = pubsub_wire.publish_request(self._topic, [self._carried(message, key) for message in messages], key)
+        try:
+            answer = self._connected()(request, timeout=timeout, metadata=self._routing)
+        except grpc.RpcError as error:
+            raise self._translated(error, messages) from error
+        if (count := _stored(answer)) != len(messages):
+            message_ = f"{self._topic} has stored {count} of {len(messages)} messages"
             raise Unavailable(message_)
 
-    def _connected(self) -> PublisherClient:
-        """The client, made by the first thread that publishes."""
+    def _connected(self) -> UnaryUnaryMultiCallable[bytes, bytes]:
+        """Publish on the channel, which the first thread that publishes opens."""
         with self._connecting:
-            if not self._client:
-                import grpc
-                from google.pubsub_v1 import PublisherClient
-                from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport as Transport
+            if not self._call:
+                self._call = self._channel().unary_unary(_METHOD, None, None)
+            return self._call
 
-                channel = (
-                    grpc.insecure_channel(self._emulator, options=_TO_EMULATOR)
-                    if self._emulator
-                    else Transport.create_channel(self._host, credentials=self._credentials.get(), options=_CHANNEL)
-                )
-                self._client = PublisherClient(transport=Transport(channel=channel))
-            return self._client
+    def _channel(self) -> Channel:
+        import grpc
 
-    def _check(self, messages: Sequence[Message], carried: Sequence[dict[str, str]], key: str) -> None:
-        """Refuse what the service would refuse: it fails the whole batch for one message, and does not say which."""
-        for message, attributes in zip(messages, carried, strict=True):
-            if wrong := self._wrong(message, attributes, key):
-                refusal = f"{self._topic} cannot take message {message.id}: {wrong}"
-                raise Refused(refusal, [message.id])
+        if self._emulator:
+            return grpc.insecure_channel(self._emulator, _TO_EMULATOR)
+        from google.auth.transport.grpc import secure_authorized_channel
+        from google.auth.transport.requests import Request
 
-    def _wrong(self, message: Message, attributes: dict[str, str], key: str) -> str:
-        if len(attributes) > _MOST_ATTRIBUTES:
-            return f"{len(attributes)} attributes, and the most are {_MOST_ATTRIBUTES}"
-        if not attributes.keys() <= self._known_names:
-            for name in attributes:
-                if len(name.encode()) > _LONGEST_NAME or name.startswith(_RESERVED):
-                    return f"an attribute cannot be called {name[:64]}"
-            self._known_names |= attributes.keys()
-        for name, value in attributes.items():
-            # A character has four bytes at most: most values need not be encoded to be known as short enough.
-            if len(value) > _LONGEST_VALUE // 4 and len(value.encode()) > _LONGEST_VALUE:
-                return f"{name} has {len(value.encode())} bytes, and the most are {_LONGEST_VALUE}"
-        if len(key.encode()) > _LONGEST_KEY:
-            return f"an ordering key of {len(key.encode())} bytes, and the most are {_LONGEST_KEY}"
-        if message.size > _MOST_BYTES:
-            return f"{message.size} bytes, and the most are {_MOST_BYTES}"
-        return ""
+        channel: Channel = secure_authorized_channel(
+            self._credentials.get(),
+            Request(),
+            self._host,
+            ssl_credentials=grpc.ssl_channel_credentials(),
+            options=_CHANNEL,
+        )
+        return channel
 
-    @contextmanager
-    def _translated(self, messages: Sequence[Message]) -> Iterator[None]:
-        from google.api_core import exceptions as google
-        from google.auth.exceptions import GoogleAuthError
-
-        topic = self._topic
+    def _carried(self, message: Message, key: str) -> tuple[bytes, bytes]:
+        """A message's attributes and data. Refuses what the service would: it would fail the batch, and name none."""
         try:
-            yield
-        except (google.InvalidArgument, google.OutOfRange) as error:
+            _check(message, key)
+            return b"".join([_attribute(name, value) for name, value in message.attributes.items()]), message.data
+        except _Unfit as unfit:
+            refusal = f"{self._topic} cannot take message {message.id}: {unfit}"
+            raise Refused(refusal, [message.id]) from unfit
+
+    def _translated(self, error: RpcError, messages: Sequence[Message]) -> Exception:
+        from grpc import StatusCode
+
+        topic, status, said = self._topic, error.code(), error.details()
+        if status in {StatusCode.INVALID_ARGUMENT, StatusCode.OUT_OF_RANGE}:
             ids = [message.id for message in messages]
             what = f"message {ids[0]}" if len(ids) == 1 else f"one of {len(ids)} messages"
-            refusal = f"{topic} refused {what}: {error.message}"
-            raise Refused(refusal, ids) from error
-        except google.NotFound as error:
-            message = f"{topic} does not exist: create it, or correct --sink ({error.message})"
-            raise ActionNeeded(message) from error
-        except google.PermissionDenied as error:
-            message = f"the credentials may not publish to {topic}: grant roles/pubsub.publisher ({error.message})"
-            raise Forbidden(message) from error
-        except google.Unauthenticated as error:
-            message = f"{topic} refused the credentials: {error.message}"
-            raise Unauthorized(message) from error
-        except (google.FailedPrecondition, google.MethodNotImplemented) as error:
-            message = f"{topic} cannot be published to until somebody mends it: {error.message}"
-            raise ActionNeeded(message) from error
-        except (google.GoogleAPIError, GoogleAuthError) as error:
-            message = f"{topic} did not take {len(messages)} messages: {error}"
-            raise Unavailable(message) from error
+            return Refused(f"{topic} refused {what}: {said}", ids)
+        if status is StatusCode.NOT_FOUND:
+            return ActionNeeded(f"{topic} does not exist: create it, or correct --sink ({said})")
+        if status is StatusCode.PERMISSION_DENIED:
+            return Forbidden(f"the credentials may not publish to {topic}: grant roles/pubsub.publisher ({said})")
+        if status is StatusCode.UNAUTHENTICATED:
+            return Unauthorized(f"{topic} refused the credentials: {said}")
+        if status in {StatusCode.FAILED_PRECONDITION, StatusCode.UNIMPLEMENTED}:
+            return ActionNeeded(f"{topic} cannot be published to until somebody mends it: {said}")
+        return Unavailable(f"{topic} did not take {len(messages)} messages: {status.name}: {said}")
+
+
+class _Unfit(Exception):
+    """What the service would refuse."""
+
+
+def _check(message: Message, key: str) -> None:
+    most, count = _MOST_ATTRIBUTES, len(message.attributes)
+    if count >= most and (count := len(binary(message.attributes))) > most:
+        unfit = f"{count} attributes, and the most are {most}"
+        raise _Unfit(unfit)
+    if message.size > _MOST_BYTES:
+        unfit = f"{message.size} bytes, and the most are {_MOST_BYTES}"
+        raise _Unfit(unfit)
+    if (size := len(key.encode())) > _LONGEST_KEY:
+        unfit = f"an ordering key of {size} bytes, and the most are {_LONGEST_KEY}"
+        raise _Unfit(unfit)
+
+
+@lru_cache(_REMEMBERED)
+def _attribute(name: str, value: str) -> bytes:
+    """What a CloudEvent's attribute becomes in a request. Most repeat from message to message."""
+    encoded = b""
+    for carried, text in binary({name: value}).items():
+        if len(carried.encode()) > _LONGEST_NAME or carried.startswith(_RESERVED):
+            unfit = f"an attribute cannot be called {carried[:64]}"
+            raise _Unfit(unfit)
+        if (size := len(text.encode())) > _LONGEST_VALUE:
+            unfit = f"{carried} has {size} bytes, and the most are {_LONGEST_VALUE}"
+            raise _Unfit(unfit)
+        encoded += pubsub_wire.attribute(carried, text)
+    return encoded
+
+
+def _stored(answer: bytes) -> int:
+    try:
+        return pubsub_wire.stored(answer)
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
 
 
 def _is_topic(name: str) -> bool:

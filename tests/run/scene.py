@@ -44,10 +44,12 @@ class Scene:
         namespace: str = "argo",
         recover: timedelta = RECOVER,
         cluster: ModelCluster | None = None,
+        lanes: int = 1,
     ) -> None:
+        """With one lane messages are stored in the order in which they are told; with more, only those of each key."""
         self.cluster = cluster or ModelCluster(resource=resource)
         self.clock = self.cluster.clock
-        self.sink = MemorySink()
+        self.sink = MemorySink(lanes=lanes)
         self.store = MemoryStore()
         self.namespace = namespace
         self.recover = recover

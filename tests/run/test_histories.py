@@ -151,7 +151,7 @@ def all_is_kept(scene: Scene) -> None:
 @given(st.lists(ticks(), min_size=1, max_size=5))
 def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
     """Kill it anywhere, forget any history, run again: all is told, in order, once, and every hole is announced."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         begin(scene)
         for tick in history:
             event(live_through(scene, tick))
@@ -165,7 +165,7 @@ def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
 @given(st.lists(ticks(st.one_of(writes, st.sampled_from(["end", "break", "wait"]))), min_size=1, max_size=5))
 def test_no_gap_is_announced_where_none_was(history: list[Tick]) -> None:
     """While the server has the history, every version is told, and none of it is called a gap (P4, R16)."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         begin(scene)
         scene.run()
         for tick in history:
@@ -184,7 +184,7 @@ def test_no_gap_is_announced_where_none_was(history: list[Tick]) -> None:
 @given(st.lists(ticks(), min_size=1, max_size=5))
 def test_r11_nothing_is_lost_where_several_threads_read(history: list[Tick]) -> None:
     """The same, with as many as there are."""
-    with mock.patch.object(past, "CONNECTIONS", 4), Scene() as scene:
+    with mock.patch.object(past, "CONNECTIONS", 4), Scene(lanes=4) as scene:
         begin(scene)
         for tick in history:
             live_through(scene, tick)
@@ -203,7 +203,7 @@ def test_r11_nothing_is_lost_where_several_threads_read(history: list[Tick]) -> 
 )
 def test_r11_no_gap_is_announced_where_the_whole_history_is_read_back(history: list[Tick]) -> None:
     """What the watch forgets, as often as it will, is no loss while etcd has it and there is time for all of it."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         begin(scene)
         scene.run()
         for tick in history:
@@ -226,7 +226,7 @@ def test_r11_no_gap_is_announced_where_the_whole_history_is_read_back(history: l
 )
 def test_r11_samples_miss_what_they_say_and_nothing_else(history: list[tuple[Tick, list[str], int]]) -> None:
     """Little time to count, and kills everywhere: only lives may be missing that are as short as a gap says."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         begin(scene)
         scene.run()
         for tick, busy, counts in history:
@@ -244,7 +244,7 @@ def test_r11_samples_miss_what_they_say_and_nothing_else(history: list[tuple[Tic
 )
 def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick, where: str) -> None:
     """A run that is overtaken by another, at any step, leaves the checkpoint alone and nothing is lost."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         begin(scene)
         for tick in history:
             live_through(scene, tick)
@@ -270,7 +270,7 @@ def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick
 @given(st.lists(ticks(), min_size=1, max_size=3), st.integers(1, 100), st.lists(ticks(), max_size=2))
 def test_a_rewound_cluster_is_told_anew(before: list[Tick], back: int, after: list[Tick]) -> None:
     """After a restore everything that is left is told in a new epoch, which comes before the version (R9)."""
-    with Scene() as scene:
+    with Scene(lanes=4) as scene:
         for tick in before:
             event(live_through(scene, tick))
         come_to_rest(scene)

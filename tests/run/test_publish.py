@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from unittest import mock
 from zlib import crc32
 
 import pytest
@@ -135,6 +136,51 @@ def test_what_gathers_behind_a_slow_request_goes_out_in_one(line: Line) -> None:
         ["a/1"],
         ["a/2", "a/3", "a/4", "a/5"],
     ]
+
+
+def test_the_first_message_does_not_linger(line: Line) -> None:
+    """There is nothing for it to wait for, and whoever waits for a message at the start of a run waits for nothing."""
+    with mock.patch.object(publish, "LINGER", 3600):
+        line.publisher = Publisher(line.sink, line.ledger, line.deadline)
+        line.put("a", 1)
+        wait_until(lambda: line.ids == ["a/1"], SOON, "the message")
+
+
+def test_a_whole_batch_does_not_linger(line: Line) -> None:
+    """What follows on the first waits until there are as many as the sink takes in one request."""
+    with mock.patch.object(publish, "LINGER", 3600):
+        line.publisher = Publisher(line.sink, line.ledger, line.deadline)
+        for version in range(1, 1 + line.sink.limits.messages):
+            line.put("a", version)
+        wait_until(lambda: line.ids == ["a/1"], SOON, "the first message")
+        line.put("a", 1 + line.sink.limits.messages)
+        wait_until(lambda: len(line.ids) == 1 + line.sink.limits.messages, SOON, "the batch")
+
+        assert [len(batch) for _, batch in line.sink.batches] == [1, line.sink.limits.messages]
+
+
+def test_what_is_no_whole_batch_goes_after_a_while(line: Line) -> None:
+    """Nobody has to ask for it, in any lane."""
+    for version, key in enumerate(("a", *two_lanes(line)), 1):
+        line.put(key, version)
+
+    wait_until(lambda: len(line.ids) == 3, SOON, "all of them")
+    assert line.publisher.drain()
+
+
+def test_a_drained_publisher_lingers_no_more(line: Line) -> None:
+    """At the end of a window, and before a gap, everything goes at once; after that messages gather again."""
+    with mock.patch.object(publish, "LINGER", 3600):
+        line.publisher = Publisher(line.sink, line.ledger, line.deadline)
+        for version in range(1, 6):
+            line.put("a", version)
+        assert line.publisher.drain()
+        line.put("a", 6)
+        line.put("a", 7)
+
+        assert "a/7" not in line.ids
+        assert line.publisher.drain()
+        assert line.ids == [f"a/{version}" for version in range(1, 8)]
 
 
 def test_a_message_above_the_limit_goes_alone(line: Line) -> None:
