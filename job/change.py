@@ -103,7 +103,7 @@ class Resource(msgspec.Struct, frozen=True):
         return f"{self.plural}.{self.group}".rstrip(".")
 
 
-class Object(msgspec.Struct, frozen=True):
+class Object(msgspec.Struct, frozen=True, gc=False):
     """One object at one version.
 
     `data` is its JSON byte for byte as the API server wrote it, less the server's bookkeeping (managedFields and the
@@ -124,7 +124,7 @@ class Object(msgspec.Struct, frozen=True):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Known(msgspec.Struct, frozen=True, array_like=True):
+class Known(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the sink has acknowledged of one uid."""
 
     namespace: str
@@ -141,7 +141,7 @@ Inventory = Mapping[str, Known]
 """uid -> what is known of it."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened to one object."""
 
     kind: Kind

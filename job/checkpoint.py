@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import zlib
 from datetime import datetime
-from typing import Annotated
+from io import BytesIO
+from itertools import islice
+from typing import Annotated, cast
 
 import msgspec
 
@@ -76,6 +78,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     runs: tuple[RunRecord, ...] = ()
 
 
+_Entry = tuple[str, str, str, str | None, bool, bool]
+"""namespace, name, resourceVersion, phase, deleted, told."""
+
+
 class _Stored(msgspec.Struct, omit_defaults=False):
     """The JSON object."""
 
@@ -93,8 +99,8 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     current_at: str
     audited_at: str
     runs: list[RunRecord]
-    inventory: dict[str, tuple[str, str, str, str | None, bool, bool]]
-    """uid -> namespace, name, resourceVersion, phase, deleted, told."""
+    inventory: dict[str, _Entry]
+    """uid -> what is known."""
 
 
 class _Schema(msgspec.Struct):
@@ -103,6 +109,9 @@ class _Schema(msgspec.Struct):
 
 _decode_schema = msgspec.json.Decoder(_Schema).decode
 _decode = msgspec.json.Decoder(_Stored).decode
+_encode = msgspec.json.Encoder().encode
+_PIECE = 1000
+"""Entries that are encoded at a time."""
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -122,12 +131,18 @@ def encode(checkpoint: Checkpoint) -> bytes:
         current_at=checkpoint.current_at,
         audited_at=checkpoint.audited_at,
         runs=list(checkpoint.runs[-KEPT_RUNS:]),
-        inventory={
-            uid: (known.namespace, known.name, str(known.version), known.phase, known.deleted, known.told)
-            for uid, known in checkpoint.inventory.items()
-        },
+        inventory={},
     )
-    return gzip.compress(msgspec.json.encode(stored), compresslevel=1, mtime=0)
+    compressed = BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, compresslevel=1, mtime=0) as file:
+        # Piece by piece, since an inventory may have 100,000 entries.
+        file.write(_encode(stored).removesuffix(b"}}"))
+        entries, separator = iter(checkpoint.inventory.items()), b""
+        while piece := {uid: _entry(known) for uid, known in islice(entries, _PIECE)}:
+            file.write(separator + _encode(piece)[1:-1])
+            separator = b","
+        file.write(b"}}")
+    return compressed.getvalue()
 
 
 def decode(data: bytes) -> Checkpoint:
@@ -142,6 +157,7 @@ def decode(data: bytes) -> Checkpoint:
         raise CheckpointUnusable(message)
     try:
         stored = _decode(text)
+        del text
         return Checkpoint(
             scope=stored.scope,
             identity=stored.identity,
@@ -150,10 +166,7 @@ def decode(data: bytes) -> Checkpoint:
             listed=_version(stored.listed),
             listed_for=stored.listed_for,
             announced=_version(stored.announced),
-            inventory={
-                uid: Known(namespace, name, _version(version), phase, deleted, told)
-                for uid, (namespace, name, version, phase, deleted, told) in stored.inventory.items()
-            },
+            inventory=_inventory(stored.inventory),
             run_id=stored.run_id,
             sequence=stored.sequence,
             saved_at=_time(stored.saved_at),
@@ -163,6 +176,20 @@ def decode(data: bytes) -> Checkpoint:
         )
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _unreadable(data, error) from error
+
+
+def _entry(known: Known) -> _Entry:
+    return known.namespace, known.name, str(known.version), known.phase, known.deleted, known.told
+
+
+def _inventory(entries: dict[str, _Entry]) -> dict[str, Known]:
+    """The entries, replaced in place, so that they are not all there twice; of equal strings one is kept."""
+    inventory = cast("dict[str, Known]", entries)
+    kept: dict[str, str] = {}
+    for uid, (namespace, name, version, phase, deleted, told) in entries.items():
+        once = phase and kept.setdefault(phase, phase)
+        inventory[uid] = Known(kept.setdefault(namespace, namespace), name, _version(version), once, deleted, told)
+    return inventory
 
 
 def _version(text: str) -> int:

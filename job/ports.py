@@ -58,7 +58,7 @@ class Page(msgspec.Struct, frozen=True):
     """How many objects the later pages have; None on the last page, and where the server does not say."""
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A watch frame about one object. A deletion carries the last object, with the deletion's version."""
 
     kind: Kind

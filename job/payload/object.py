@@ -36,11 +36,11 @@ def trim(
     metadata = _metadata(text, start, end)
     cuts: list[tuple[int, int]] = []
     if managed_fields is not None:
-        cuts.append(_member(text, metadata, MANAGED_FIELDS + bytes(managed_fields)))
+        cuts.append(_member(text, metadata, MANAGED_FIELDS, managed_fields))
     if last_applied is not None:
         # A label may have the same name; in built-in types labels come before annotations.
         annotations = text.index(b'"annotations":{', metadata)
-        cuts.append(_member(text, annotations, LAST_APPLIED + bytes(last_applied)))
+        cuts.append(_member(text, annotations, LAST_APPLIED, last_applied))
     view, pieces = memoryview(text), []
     for first, last in sorted(cuts):
         pieces.append(view[start:first])
@@ -54,10 +54,14 @@ def at_version(text: bytes, version: int) -> bytes:
     return b'%b"%d"%b' % (text[:first], version, text[last:])
 
 
-def _member(text: bytes, start: int, member: bytes) -> tuple[int, int]:
-    """Where the member stands, with one of the commas beside it."""
-    first = text.index(member, start)
-    last = first + len(member)
+def _member(text: bytes, start: int, key: bytes, value: msgspec.Raw) -> tuple[int, int]:
+    """Where the member stands, with one of the commas beside it.
+
+    The first byte of the value tells it from a label or an annotation of the same name, whose values are strings.
+    """
+    held = memoryview(value)
+    first = text.index(key + held[:1], start)
+    last = first + len(key) + len(held)
     if text[last : last + 1] == b",":
         return first, last + 1
     return first - (text[first - 1 : first] == b","), last

@@ -36,7 +36,7 @@ _SHORTEST = 0.1
 log = logging.getLogger(__name__)
 
 
-class Effect(msgspec.Struct, frozen=True):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """What becomes true when a position is acknowledged."""
 
     version: int = 0

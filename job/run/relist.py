@@ -7,6 +7,7 @@ objects themselves are read when a difference is to be published.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -34,8 +35,12 @@ class Diff:
     def __init__(self, known: Inventory, selector: Selector) -> None:
         self._dead = {uid for uid, entry in known.items() if entry.deleted}
         self._unseen = {uid: entry for uid, entry in known.items() if not entry.deleted}
-        self._names = {(entry.namespace, entry.name): uid for uid, entry in self._unseen.items()}
         self._selector = selector
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, str], str]:
+        """Who is unseen when the first unknown object comes: of 100,000 they take 13 MB, and mostly there is none."""
+        return {(entry.namespace, entry.name): uid for uid, entry in self._unseen.items()}
 
     def page(self, objects: Iterable[Object]) -> list[Difference]:
         """The differences of one page. Who takes a name over comes right after the deletion of who had it (R3)."""
