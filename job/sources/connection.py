@@ -150,10 +150,14 @@ def _once_a_second(ask: Callable[[], str | None]) -> Callable[[], str | None]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        text = file.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         message = f"{file} cannot be read: {error.strerror}"
         raise ActionNeeded(message) from error
+    if not (text.isascii() and text.isprintable()):
+        message = f"{file} holds something else than one line of ASCII"
+        raise ActionNeeded(message)
+    return text
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

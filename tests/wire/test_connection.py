@@ -98,6 +98,16 @@ def test_a_pod_uses_the_token_of_the_moment(pod: Pod, cluster: Cluster, control_
     assert accepted.error is None
 
 
+@pytest.mark.parametrize("token", ["two\nlines", "ein-schl\u00fcssel"])
+def test_a_token_that_cannot_be_one_is_named(pod: Pod, token: str) -> None:
+    """It would be sent as it is, within the lines of a request."""
+    (pod.files / "token").write_text(token, encoding="utf-8")
+    refused = pod.run()
+
+    assert refused.exit_code == 78
+    assert f"{pod.files / 'token'} holds something else" in str(refused.error)
+
+
 def test_a_pod_that_lacks_a_right_says_which(pod: Pod, cluster: Cluster) -> None:
     """A service account without rights is told which verb, resource and namespace it lacks."""
     cluster.unbind(f"system:serviceaccount:{pod.namespace}:{ACCOUNT}", pod.namespace)
