@@ -88,8 +88,9 @@ class Client:
     def _connect(self) -> HTTPConnection:
         pool = self._pool
         tls = {name: getattr(pool, name) for name in _OF_THE_POOL} if pool.scheme == "https" else {}
+        reached = pool.proxy or pool
         connection: HTTPConnection = pool.ConnectionCls(  # type: ignore[assignment] # it is one of urllib3's two
-            host=pool.host, port=pool.port, timeout=CONNECT_SECONDS, **tls, **pool.conn_kw
+            host=reached.host or pool.host, port=reached.port, timeout=CONNECT_SECONDS, **tls, **pool.conn_kw
         )
         if pool.proxy and pool.scheme == "https":
             connection.set_tunnel(pool.host, pool.port, pool.proxy_headers, scheme=pool.proxy.scheme or "http")

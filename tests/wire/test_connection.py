@@ -16,14 +16,17 @@ import yaml
 from job import wiring
 from job.checkpoint import Scope, decode
 from job.credentials import GoogleCredentials
+from job.ports import Event, Query
 from job.run import Ports, run
 from job.run.deadline import Deadline
 from job.run.summary import Summary
 from job.selector import Selector
 from job.settings import Address, Settings, parse_resource
-from job.sources.connection import from_pod, in_pod
+from job.sources.connection import from_kubeconfig, from_pod, in_pod
+from job.sources.kubernetes import KubernetesSource
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
+from tests.fakes.connect_proxy import ConnectProxy
 from tests.program import Program
 from tests.wire.told import SinkFile, id_of, ids
 
@@ -96,6 +99,27 @@ def test_a_pod_uses_the_token_of_the_moment(pod: Pod, cluster: Cluster, control_
     assert refused.exit_code == 78
     assert "credentials" in str(refused.error)
     assert accepted.error is None
+
+
+def test_a_kubeconfig_is_reached_through_a_proxy(
+    control_plane: ControlPlane, cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kubectl would: one connection through the proxy, with TLS from end to end, which is used again."""
+    created = cluster.create(namespace, "a")
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        connection = from_kubeconfig(str(control_plane.kubeconfig(namespace=namespace)), None)
+        source = KubernetesSource(connection, parse_resource(RESOURCE), namespace, Deadline(timedelta(seconds=20)))
+        version = int(created["metadata"]["resourceVersion"])
+
+        assert [thing.name for thing in source.list(Query(limit=5)).objects] == ["a"]
+        events = [source.decode(line) for block in source.watch(version - 1, 3) for line in block]
+
+        assert isinstance(events[0], Event)
+        assert events[0].object.name == "a"
+        assert proxy.asked == [control_plane.url.removeprefix("https://")]
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "ein-schl\u00fcssel"])
