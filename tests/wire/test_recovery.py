@@ -993,7 +993,7 @@ def _counts(at: int = 0) -> Matcher:
         "",
         lambda request: (
             exact()(request)
-            and request.query["limit"] == "1"
+            and request.query.get("limit") == "1"
             and "fieldSelector" not in request.query
             and (not at or request.query["resourceVersion"] == str(at))
         ),
