@@ -18,9 +18,9 @@ import urllib3
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from job.sources.lines import lines
+from job.sources.lines import Broken, lines
 
-ERRORS = (HTTPError, HTTPException, OSError, zlib.error)
+ERRORS = (HTTPError, HTTPException, OSError, zlib.error, Broken)
 """What connecting, asking and reading may raise."""
 CONNECT_SECONDS = 5.0
 _KEPT = 8
@@ -42,7 +42,7 @@ class Client:
         self._host = address.netloc
         # A proxy for plain HTTP is asked for the whole URL.
         self._prefix = self.url if self._pool.proxy and address.scheme == "http" else address.path
-        self._idle: deque[HTTPConnection] = deque(maxlen=_KEPT)
+        self._idle: deque[HTTPConnection] = deque()
 
     def get(self, path: str, query: Mapping[str, str | int], headers: Mapping[str, str], seconds: float) -> Answer:
         """One GET, one request: any status is returned, its body unread. Raises some of `ERRORS`.
@@ -136,7 +136,7 @@ class Answer:
                 self._connection.close()
 
     def lines(self) -> Iterator[list[bytes]]:
-        """The body's lines, as they arrive; the connection ends with it. Raises `Broken`, too."""
+        """The body's lines, as they arrive; the connection ends with it."""
         received = self._response.fp
         if not received:
             return

@@ -26,7 +26,6 @@ from job.ports import Frame, Identity, Page, Patience, Query, Stream
 from job.sources import frames
 from job.sources.connection import Connection
 from job.sources.http import ERRORS, Answer
-from job.sources.lines import Broken
 
 _WHOLE = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -258,7 +257,7 @@ class _Watch:
     def __iter__(self) -> Iterator[list[bytes]]:
         try:
             yield from self._answer.lines()
-        except (Broken, *ERRORS) as error:
+        except ERRORS as error:
             if not self._closed:
                 message = f"the connection to the API server broke: {_plain(error)}"
                 raise Unavailable(message) from error

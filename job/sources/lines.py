@@ -33,19 +33,20 @@ def lines(read: Callable[[], bytes], *, chunked: bool) -> Iterator[list[bytes]]:
         position, whole = 0, list[bytes]()
         while position < len(data):
             if not left:
-                size, behind = _size(data, position, first=first)
-                if size is None:
+                if not (found := _size(data, position, first=first)):
                     rest = data[position:]
                     break
-                if not size:
+                left, position = found
+                first = False
+                if not left:
                     if whole:
                         yield whole
                     _check_end(begun)
                     return
-                left, position, first = size, behind, False
             end = min(position + left, len(data))
+            _cut(data, position, end, begun, whole)
             left -= end - position
-            position = _cut(data, position, end, begun, whole)
+            position = end
         if whole:
             yield whole
     if chunked:
@@ -54,13 +55,13 @@ def lines(read: Callable[[], bytes], *, chunked: bool) -> Iterator[list[bytes]]:
     _check_end(begun)
 
 
-def _cut(data: bytes, start: int, end: int, begun: list[bytes], whole: list[bytes]) -> int:
-    """Move the lines of `data[start:end]` to `whole`, and what is behind the last to `begun`; gives `end`."""
+def _cut(data: bytes, start: int, end: int, begun: list[bytes], whole: list[bytes]) -> None:
+    """Move the lines of `data[start:end]` to `whole`, and what is behind the last to `begun`."""
     while start < end:
         stop = data.find(_LINE_END, start, end)
         if stop < 0:
             begun.append(data[start:end])
-            break
+            return
         line = data[start:stop]
         if begun:
             begun.append(line)
@@ -69,10 +70,9 @@ def _cut(data: bytes, start: int, end: int, begun: list[bytes], whole: list[byte
         if line.strip():
             whole.append(line)
         start = stop + 1
-    return end
 
 
-def _size(data: bytes, start: int, *, first: bool) -> tuple[int | None, int]:
+def _size(data: bytes, start: int, *, first: bool) -> tuple[int, int] | None:
     """The size of the chunk that begins here, and the position behind it; None while it is not there as a whole.
 
     The end of the line before it belongs to the chunk before.
@@ -83,7 +83,7 @@ def _size(data: bytes, start: int, *, first: bool) -> tuple[int | None, int]:
         if len(data) - start > _LONGEST_SIZE:
             message = "a chunk without a size"
             raise Broken(message)
-        return None, start
+        return None
     said = data[begin:end].partition(b";")[0]
     try:
         size = int(said, 16)
