@@ -26,7 +26,6 @@ def main() -> int:
     """Measure, print, write; 1 where `--check` finds a bound that is not met."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail where a bound is not met")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("tests.bed").setLevel(logging.WARNING)
@@ -34,7 +33,7 @@ def main() -> int:
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
     few, many = [], []
     with Bench(small) as small_bench, Bench(big) as big_bench:
-        for _ in range(asked.rounds):
+        for _ in range(ROUNDS):
             for watcher in SMALL:
                 rows[watcher.name, "small"].append(small_bench.round(watcher, watcher.small))
             for watcher in BIG:
@@ -45,9 +44,9 @@ def main() -> int:
         rows,
         few=round(statistics.median(few)),
         many=round(statistics.median(many)),
-        relists=list(relist(small, asked.rounds)),
-        walks=list(walk(small, asked.rounds)),
-        inventories=list(inventory(small, asked.rounds)),
+        relists=list(relist(small, ROUNDS)),
+        walks=list(walk(small, ROUNDS)),
+        inventories=list(inventory(small, ROUNDS)),
     )
     checked = list(report.bounds(results))
     about = f"Python {platform.python_version()}, {os.cpu_count()} cores"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,7 @@ from tests.bed.cache import built_once, cache_folder
 from tests.bed.cluster import WORKFLOWS, Cluster, workflows_path
 from tests.bed.control_plane import ControlPlane
 
-NAMESPACE, OBJECTS, WRITERS = "argo", 100, 6
+NAMESPACE, OBJECTS, WRITERS = "argo", 100, 8
 TEMPLATES = 5
 _BEGAN, _ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:01:40Z"
 
@@ -38,15 +39,11 @@ class Corpus:
         with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, plane.cluster() as cluster:
             cluster.apply_crds()
             cluster.create_namespace(NAMESPACE)
-            with ThreadPoolExecutor(WRITERS + 1) as pool:
-                list(pool.map(lambda number: create(cluster, NAMESPACE, _name(number), self.nodes), range(OBJECTS)))
-                version = cluster.list(limit=1)["metadata"]["resourceVersion"]
+            names = create_all(cluster, NAMESPACE, OBJECTS, self.nodes)
+            version = cluster.list(limit=1)["metadata"]["resourceVersion"]
+            with ThreadPoolExecutor(1) as pool:
                 recorded = pool.submit(self._watch, plane, version, target)
-                list(
-                    pool.map(
-                        lambda number: update(cluster, NAMESPACE, _name(number % OBJECTS), number), range(self.frames)
-                    )
-                )
+                update_all(cluster, NAMESPACE, names, self.frames)
                 recorded.result()
 
     def _watch(self, plane: ControlPlane, version: str, target: Path) -> None:
@@ -61,14 +58,23 @@ class Corpus:
             file.writelines(islice(answer, self.frames))
 
 
-def create(cluster: Cluster, namespace: str, name: str, nodes: int) -> None:
-    """Create a Workflow as it looks while its controller runs it: 5 nodes are 6 KB, 40 are 30."""
-    cluster.request("POST", workflows_path(namespace), _workflow(name, nodes))
+def create_all(cluster: Cluster, namespace: str, objects: int, nodes: int) -> list[str]:
+    """Create Workflows as they look while their controller runs them, 5 nodes are 6 KB, 40 are 30; their names."""
+    names = [f"nightly-etl-{number:05}" for number in range(objects)]
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda name: cluster.request("POST", workflows_path(namespace), _workflow(name, nodes)), names))
+    return names
 
 
-def update(cluster: Cluster, namespace: str, name: str, number: int) -> None:
-    """Write a Workflow's status as its controller does when a pod has made progress."""
-    cluster.patch(namespace, name, {"status": {"message": f"update {number}", "progress": f"{number}/{number + 1}"}})
+def update_all(cluster: Cluster, namespace: str, names: Sequence[str], count: int) -> None:
+    """Write so many statuses, of one Workflow after the other, as their controller does when a pod makes progress."""
+
+    def update(number: int) -> None:
+        status = {"message": f"update {number}", "progress": f"{number}/{number + 1}"}
+        cluster.patch(namespace, names[number % len(names)], {"status": status})
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(update, range(count)))
 
 
 def _workflow(name: str, nodes: int) -> dict[str, Any]:
@@ -140,7 +146,3 @@ def _node(name: str, step: str, number: int) -> dict[str, Any]:
         },
         "resourcesDuration": {"cpu": 9, "memory": 90},
     }
-
-
-def _name(number: int) -> str:
-    return f"nightly-etl-{number:03}"

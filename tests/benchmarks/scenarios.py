@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,15 @@ import msgspec
 from job import checkpoint as codec
 from tests.bed.cluster import Cluster, workflows_path
 from tests.bed.control_plane import ControlPlane
-from tests.benchmarks.corpus import create, update
+from tests.benchmarks.corpus import create_all, update_all
 from tests.benchmarks.processes import Took, run
-from tests.benchmarks.relay import Relay
 from tests.benchmarks.replay import Replay
 from tests.benchmarks.rounds import BUCKET, NAME, Bench
 from tests.benchmarks.watchers import OTHERS, OURS, environment
 from tests.fakes.gcs_server import GcsServer
+from tests.fakes.relay import Relay
 
 NAMESPACE, ACCOUNT = "argo", "watcher"
-WRITERS = 8
 LISTED, LISTED_NODES, CHANGED = 10_000, 25, 100
 WALKED, WALKED_NODES, WALKED_OBJECTS = 5_000, 5, 50
 KNOWN = 100_000
@@ -52,16 +50,6 @@ class Relist:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """History read back, version by version."""
-
-    rate: float
-    """Versions per second, start-up not included."""
-    cpu: float
-    """Seconds of CPU for each of them."""
-
-
-@dataclass(frozen=True)
 class Inventory:
     """A run that has nothing to do but its daily audit, less one that knows nothing."""
 
@@ -75,26 +63,21 @@ class Real:
 
     def __init__(self, plane: ControlPlane, cluster: Cluster, replay: Replay, gcs: GcsServer, folder: Path) -> None:
         self.plane, self.cluster, self.gcs, self._replay = plane, cluster, gcs, replay
+        self._checkpoint = b""
         self._pod = folder / "pod"
         self._environment = plane.pod_files(NAMESPACE, ACCOUNT, self._pod)
         cluster.bind(f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}", NAMESPACE, ["get", "list", "watch"])
 
     def create(self, objects: int, nodes: int) -> list[str]:
-        """Workflows, and a checkpoint that knows them."""
-        names = [f"nightly-etl-{number:05}" for number in range(objects)]
-        with ThreadPoolExecutor(WRITERS) as pool:
-            list(pool.map(lambda name: create(self.cluster, NAMESPACE, name, nodes), names))
+        """Workflows, and a checkpoint that knows them; their names."""
+        names = create_all(self.cluster, NAMESPACE, objects, nodes)
         self.ours()
+        self._checkpoint = self.gcs.get(BUCKET, NAME) or b""
         return names
 
-    def update(self, names: list[str], count: int) -> None:
-        """Write them, one after the other, so often."""
-        with ThreadPoolExecutor(WRITERS) as pool:
-            list(
-                pool.map(
-                    lambda number: update(self.cluster, NAMESPACE, names[number % len(names)], number), range(count)
-                )
-            )
+    def rewind(self) -> None:
+        """Let the next run begin where the Workflows had just been created."""
+        self.gcs.put(BUCKET, NAME, self._checkpoint)
 
     def restart(self) -> None:
         """Let the API server forget the history, and finish what it does after its start."""
@@ -148,11 +131,10 @@ def relist(corpus: Path, rounds: int) -> Iterator[Relist]:
         names = place.create(LISTED, LISTED_NODES)
         quiet = statistics.median(place.ours().cpu for _ in range(rounds))
         nothing = statistics.median(place.full_list(nothing=True).cpu for _ in range(rounds))
-        before = _saved(place.gcs)
-        place.update(names, CHANGED)
+        update_all(place.cluster, NAMESPACE, names, CHANGED)
         place.restart()
         for _ in range(rounds):
-            place.gcs.put(BUCKET, NAME, before)
+            place.rewind()
             with Relay(place.plane.url) as relay, Relay(place.plane.url) as full_relay:
                 took = place.ours("--recover=0s", server=relay.url)
                 full = place.full_list(full_relay.url)
@@ -162,21 +144,19 @@ def relist(corpus: Path, rounds: int) -> Iterator[Relist]:
             yield Relist(took.cpu - quiet, relay.received, full.cpu - nothing, full_relay.received)
 
 
-def walk(corpus: Path, rounds: int) -> Iterator[Walk]:
-    """5,000 versions of Workflows of 6 KB, after a restart of the API server."""
+def walk(corpus: Path, rounds: int) -> Iterator[float]:
+    """5,000 versions of Workflows of 6 KB, after a restart of the API server: how many a second, without the start."""
     with real(corpus) as place:
         names = place.create(WALKED_OBJECTS, WALKED_NODES)
-        quiet = [place.ours() for _ in range(rounds)]
-        cpu, seconds = (statistics.median(getattr(took, what) for took in quiet) for what in ("cpu", "seconds"))
-        before = _saved(place.gcs)
-        place.update(names, WALKED)
+        quiet = statistics.median(place.ours().seconds for _ in range(rounds))
+        update_all(place.cluster, NAMESPACE, names, WALKED)
         place.restart()
         for _ in range(rounds):
-            place.gcs.put(BUCKET, NAME, before)
+            place.rewind()
             took = place.ours("--recover=5m")
             said = summary(took)
             assert (said["recovery"], said["published"]) == ("complete", {"modified": WALKED}), said
-            yield Walk(WALKED / (took.seconds - seconds), (took.cpu - cpu) / WALKED)
+            yield WALKED / (took.seconds - quiet)
 
 
 def inventory(corpus: Path, rounds: int) -> Iterator[Inventory]:
@@ -196,9 +176,3 @@ def summary(took: Took) -> dict[str, Any]:
     """What a run of ours said at its end."""
     said: dict[str, Any] = json.loads(took.stderr.splitlines()[-1])
     return said
-
-
-def _saved(gcs: GcsServer) -> bytes:
-    data = gcs.get(BUCKET, NAME)
-    assert data
-    return data

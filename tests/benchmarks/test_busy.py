@@ -11,9 +11,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.benchmarks.corpus import Corpus
-from tests.benchmarks.rounds import BUCKET, NAME
-from tests.benchmarks.scenarios import real, summary
+from tests.benchmarks.corpus import Corpus, update_all
+from tests.benchmarks.scenarios import NAMESPACE, real, summary
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -35,12 +34,10 @@ def test_a_busy_window_is_delivered_in_that_window() -> None:
     """5,000 changes of 6 KB that wait for a window of 4 s, on a machine whose cores have other work: five of five."""
     with real(Corpus("small", nodes=NODES, frames=4_000).record()) as place:
         names = place.create(OBJECTS, NODES)
-        before = place.gcs.get(BUCKET, NAME)
-        assert before
-        place.update(names, EVENTS)
+        update_all(place.cluster, NAMESPACE, names, EVENTS)
         with busy_cores():
             for _ in range(RUNS):
-                place.gcs.put(BUCKET, NAME, before)
+                place.rewind()
                 took = place.ours(f"--window={WINDOW}s")
                 said = summary(took)
                 log.info("%s in %.2f s, %.2f CPU-s: %s", said["published"], took.seconds, took.cpu, said["start"])

@@ -26,7 +26,7 @@ from job.sources.connection import from_kubeconfig, from_pod, in_pod
 from job.sources.kubernetes import KubernetesSource
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.fakes.connect_proxy import ConnectProxy
+from tests.fakes.relay import ConnectProxy
 from tests.program import Program
 from tests.wire.told import SinkFile, id_of, ids
 
