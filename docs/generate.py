@@ -27,6 +27,10 @@ EXAMPLES = {
         "Gap, short-lived",
         "History was recovered, and every 17th version was counted: shorter lives may be missing.",
     ),
+    "gap-forgotten": (
+        "Gap, forgotten",
+        "The store had no room for the inventory: what is there follows, and who is gone is not known.",
+    ),
     "core-resource": ("A resource of the core group", "`--resource pods.v1 --all-namespaces`"),
     "rewound": (
         "After a rewind",

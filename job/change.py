@@ -48,12 +48,18 @@ class Reason(StrEnum):
     """The cluster's versions went back: it was restored from an older state."""
     RECREATED = "recreated"
     """The CustomResourceDefinition was deleted and created again."""
+    FORGOTTEN = "forgotten"
+    """The inventory did not fit into the store, and could not be read back as it was."""
     DRIFTED = "drifted"
     """The inventory and the server's own past disagree: an event never reached the watch (kubernetes#123072)."""
 
 
 RECOVERABLE = frozenset({Reason.EXPIRED, Reason.SILENT})
 """The watch's history is lost, and etcd's may still go on from the same version."""
+
+
+UNKNOWN = frozenset({Reason.REWOUND, Reason.FORGOTTEN})
+"""What was told before is no measure for what is missing."""
 
 
 class Recovery(StrEnum):

@@ -68,6 +68,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     announced: int = 0
     """Up to here nothing is left to be announced by a gap message; the next one begins here, or at `version`."""
     inventory: dict[str, Known] = msgspec.field(default_factory=dict)
+    whole: bool = True
+    """False: the store could not take the inventory, which was left out."""
     run_id: str = ""
     sequence: int = 0
     saved_at: str = ""
@@ -99,8 +101,8 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     current_at: str
     audited_at: str
     runs: list[RunRecord]
-    inventory: dict[str, _Entry]
-    """uid -> what is known."""
+    inventory: dict[str, _Entry] | None
+    """uid -> what is known; null where it was left out."""
 
 
 class _Schema(msgspec.Struct):
@@ -131,8 +133,10 @@ def encode(checkpoint: Checkpoint) -> bytes:
         current_at=checkpoint.current_at,
         audited_at=checkpoint.audited_at,
         runs=list(checkpoint.runs[-KEPT_RUNS:]),
-        inventory={},
+        inventory={} if checkpoint.whole else None,
     )
+    if not checkpoint.whole:
+        return gzip.compress(_encode(stored), compresslevel=1, mtime=0)
     compressed = BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, compresslevel=1, mtime=0) as file:
         # Piece by piece, since an inventory may have 100,000 entries.
@@ -166,7 +170,8 @@ def decode(data: bytes) -> Checkpoint:
             listed=_version(stored.listed),
             listed_for=stored.listed_for,
             announced=_version(stored.announced),
-            inventory=_inventory(stored.inventory),
+            inventory=_inventory(stored.inventory or {}),
+            whole=stored.inventory is not None,
             run_id=stored.run_id,
             sequence=stored.sequence,
             saved_at=_time(stored.saved_at),

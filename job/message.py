@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from job.change import Change, Gap, Kind, Provenance, Resource
+from job.change import Change, Gap, Kind, Provenance, Reason, Resource
 
 OBJECT, DELETION, GAP = (f"urn:workflow-watcher:{schema}:1" for schema in ("object", "deletion", "gap"))
 _CORE_GROUP = "k8s.io"
@@ -74,7 +74,7 @@ class Envelope:
         """The message that says which history may never be told."""
         attributes = {
             "specversion": "1.0",
-            "id": f"{gap.start}-{gap.end}/gap{f'/{gap.spacing}' if gap.spacing else ''}{_suffix(gap.epoch)}",
+            "id": f"{gap.start}-{gap.end}/gap{_which(gap)}{_suffix(gap.epoch)}",
             "source": self._source,
             "type": f"{self._type}.gap",
             **({"subject": self._namespace} if self._namespace else {}),
@@ -108,6 +108,13 @@ def binary(attributes: Mapping[str, str]) -> dict[str, str]:
     if "datacontenttype" in attributes:
         carried["content-type"] = attributes["datacontenttype"]
     return carried
+
+
+def _which(gap: Gap) -> str:
+    """Tells gaps between the same versions apart."""
+    if gap.reason is Reason.FORGOTTEN:  # perhaps an earlier run announced less, and was killed
+        return f"/{gap.reason.value}"
+    return f"/{gap.spacing}" if gap.spacing else ""
 
 
 def _suffix(epoch: int) -> str:

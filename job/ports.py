@@ -6,12 +6,13 @@ any `WatcherError`; of these, `Unavailable` is worth a retry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
 from job.change import Kind, Object
+from job.errors import Refused, Unavailable
 from job.message import Message
 
 
@@ -133,6 +134,19 @@ class Limits(msgspec.Struct, frozen=True):
     """The most data of a batch, unless a single message is larger."""
 
 
+class Partly(Exception):
+    """Some messages of a batch are stored, and `reason` says what became of all the others.
+
+    Where the sink keeps an order, what is stored of each key comes before what is not.
+    """
+
+    def __init__(self, stored: Collection[str], reason: Unavailable | Refused) -> None:
+        """`stored` are ids of messages."""
+        super().__init__(str(reason))
+        self.stored = frozenset(stored)
+        self.reason = reason
+
+
 class Sink(Protocol):
     """Stores messages."""
 
@@ -144,8 +158,8 @@ class Sink(Protocol):
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         """Return when every message is stored, in this order; `timeout` in seconds.
 
-        One attempt. Raises `Unavailable` when it is unknown which of them were, and `Refused` when none were and some
-        never will be.
+        One attempt. Raises `Unavailable` when it is unknown which of them were, `Refused` when none were and some never
+        will be, and `Partly` when some were, and one of the two is true of the others.
         Publishing the same messages again is allowed and may store them twice.
         """
 
@@ -163,7 +177,10 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Store(Protocol):
-    """Keeps one small value, outside the cluster that is watched."""
+    """Keeps one small value."""
+
+    most_bytes: int | None
+    """The largest value that it takes; None: larger than any checkpoint."""
 
     def open(self) -> None:
         """Get ready, once, before the first load: find the credentials."""

@@ -36,6 +36,10 @@ class Initial(StrEnum):
     SKIP = "skip"
 
 
+LOCAL = frozenset({"file", "unix"})
+"""Schemes that are followed by a path of this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """`scheme:path`, or a URL, `scheme://path?option=value`, as a sink or a store is named."""
@@ -151,9 +155,9 @@ def parse_address(text: str, what: str, schemes: Iterable[str]) -> Address:
 
 
 def local_path(address: Address) -> str:
-    """The path in `file:PATH`. Raises `UsageError`."""
+    """The path in `file:PATH` or `unix:PATH`. Raises `UsageError`."""
     if address.path.startswith("//"):
-        message = f"{str(address)!r} is a path, not a URL with a host: write file:PATH"
+        message = f"{str(address)!r} is a path, not a URL with a host: write {address.scheme}:PATH"
         raise UsageError(message)
     if not address.path:
         message = f"{str(address)!r} lacks a path"
@@ -163,12 +167,15 @@ def local_path(address: Address) -> str:
 
 def completed(address: Address, scope: Scope) -> Address:
     """A checkpoint that ends in `/` gets the scope's own name, so that one manifest serves many clusters."""
-    if not address.path.endswith("/"):
+    if not str(address).endswith("/"):
         return address
     resource = parse_resource(scope.resource)
     hashed = f"-{sha256(scope.selector.encode()).hexdigest()[:8]}" if scope.selector else ""
     name = f"{quote(scope.cluster, safe='')}/{scope.namespace or '_all'}/{resource.group_resource}{hashed}.json.gz"
-    return replace(address, path=f"{address.path}{name}")
+    if not address.options:
+        return replace(address, path=f"{address.path}{name}")
+    option, value = list(address.options.items())[-1]
+    return replace(address, options={**address.options, option: f"{value}{name}"})
 
 
 def default_checkpoint(state_folder: PurePath, scope: Scope) -> Address:

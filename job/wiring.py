@@ -2,60 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol
 
-from job.credentials import GoogleCredentials
+from job.access import Access
 from job.ports import Patience, Sink, Source, Store
 from job.settings import Address, Settings
 from job.sources.connection import Connection
 
-
-def _stdout_sink(address: Address, _: GoogleCredentials) -> Sink:
-    from job.sinks.stdout import StdoutSink
-
-    return StdoutSink.at(address)
-
-
-def _file_sink(address: Address, _: GoogleCredentials) -> Sink:
-    from job.sinks.file import FileSink
-
-    return FileSink.at(address)
-
-
-def _pubsub_sink(address: Address, credentials: GoogleCredentials) -> Sink:
-    from job.sinks.pubsub import PubSubSink
-
-    return PubSubSink.at(address, credentials)
-
-
-def _file_store(address: Address, _: GoogleCredentials) -> Store:
-    from job.stores.file import FileStore
-
-    return FileStore.at(address)
-
-
-def _gcs_store(address: Address, credentials: GoogleCredentials) -> Store:
-    from job.stores.gcs import GcsStore
-
-    return GcsStore.at(address, credentials)
-
-
-SINKS: Mapping[str, Callable[[Address, GoogleCredentials], Sink]] = {
-    "stdout": _stdout_sink,
-    "file": _file_sink,
-    "pubsub": _pubsub_sink,
+SINKS: Mapping[str, str] = {
+    "stdout": "job.sinks.stdout:StdoutSink",
+    "file": "job.sinks.file:FileSink",
+    "pubsub": "job.sinks.pubsub:PubSubSink",
+    "sqs": "job.sinks.sqs:SqsSink",
+    "tcp": "job.sinks.socket:SocketSink",
+    "tls": "job.sinks.socket:SocketSink",
+    "unix": "job.sinks.socket:SocketSink",
 }
-STORES: Mapping[str, Callable[[Address, GoogleCredentials], Store]] = {"file": _file_store, "gs": _gcs_store}
+"""scheme -> module and class, whose `at(address, access)` makes the adapter."""
+STORES: Mapping[str, str] = {
+    "file": "job.stores.file:FileStore",
+    "gs": "job.stores.gcs:GcsStore",
+    "configmap": "job.stores.configmap:ConfigMapStore",
+    "redis": "job.stores.redis:RedisStore",
+    "rediss": "job.stores.redis:RedisStore",
+}
 
 
-def sink(address: Address, credentials: GoogleCredentials) -> Sink:
+class _MakesSink(Protocol):
+    def at(self, address: Address, access: Access) -> Sink: ...
+
+
+class _MakesStore(Protocol):
+    def at(self, address: Address, access: Access) -> Store: ...
+
+
+def sink(address: Address, access: Access) -> Sink:
     """The sink of an address; nothing is opened yet. Raises `UsageError`."""
-    return SINKS[address.scheme](address, credentials)
+    adapter: _MakesSink = _adapter(SINKS[address.scheme])
+    return adapter.at(address, access)
 
 
-def store(address: Address, credentials: GoogleCredentials) -> Store:
+def store(address: Address, access: Access) -> Store:
     """The store of a checkpoint's address; nothing is opened yet. Raises `UsageError`."""
-    return STORES[address.scheme](address, credentials)
+    adapter: _MakesStore = _adapter(STORES[address.scheme])
+    return adapter.at(address, access)
 
 
 def source(settings: Settings, connection: Connection, patience: Patience) -> Source:
@@ -63,3 +55,8 @@ def source(settings: Settings, connection: Connection, patience: Patience) -> So
     from job.sources.kubernetes import KubernetesSource
 
     return KubernetesSource(connection, settings.resource, settings.scope.namespace, patience)
+
+
+def _adapter(name: str) -> Any:  # noqa: ANN401 - one of the classes above
+    module, _, adapter = name.partition(":")
+    return getattr(import_module(module), adapter)

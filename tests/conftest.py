@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +15,39 @@ import pytest
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.gcs import FakeGcsServer
+from tests.bed.moto import Moto
 from tests.bed.pubsub import PubSub
+from tests.bed.valkey import Valkey
+from tests.contracts.matrix import Matrix
 from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.gcs_server import GcsServer
 from tests.program import Program
 
 _numbers = itertools.count(1)
 SERVED = pytest.StashKey[Counter[str]]()
-"""How many tests each of the servers that stand for Google Cloud has served."""
+"""How many tests each of the servers of queues and stores has served."""
+CONTRACTS = pytest.StashKey[Matrix]()
+"""Which clauses of the ports' contracts each adapter has passed."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to count."""
     config.stash[SERVED] = Counter()
+    config.stash[CONTRACTS] = Matrix()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Enter what has become of the clauses of contracts."""
+    report = yield
+    item.config.stash[CONTRACTS].add(item, report)
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell which servers have served."""
+    """Tell which servers have served, and which adapters keep their contracts."""
+    for line in config.stash[CONTRACTS].lines():
+        terminalreporter.write_line(line)
     for name, count in sorted(config.stash[SERVED].items()):
         terminalreporter.write_line(f"served {count} tests: {name}")
 
@@ -139,6 +155,32 @@ def fake_gcs_server(_fake_gcs_server: FakeGcsServer, pytestconfig: pytest.Config
     """Somebody else's Google Cloud Storage."""
     pytestconfig.stash[SERVED][_fake_gcs_server.name] += 1
     return _fake_gcs_server
+
+
+@pytest.fixture(scope="session")
+def _moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def moto(_moto: Moto, pytestconfig: pytest.Config) -> Moto:
+    """Amazon's queues."""
+    pytestconfig.stash[SERVED][_moto.name] += 1
+    return _moto
+
+
+@pytest.fixture(scope="session")
+def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(_valkey: Valkey, pytestconfig: pytest.Config) -> Valkey:
+    """A Redis."""
+    pytestconfig.stash[SERVED][_valkey.name] += 1
+    return _valkey
 
 
 @pytest.fixture

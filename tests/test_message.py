@@ -62,6 +62,7 @@ KINDS: dict[str, Message] = {
     "gap-short-lived": WORKFLOWS.gap(
         Gap(Reason.EXPIRED, 1234, 98320, "2026-11-23T06:07:12Z", Missing.SHORT_LIVED, spacing=17)
     ),
+    "gap-forgotten": WORKFLOWS.gap(Gap(Reason.FORGOTTEN, 1234, 1320, "2026-11-23T06:07:12Z", Missing.ALL)),
     "core-resource": PODS.change(Change(Kind.ADDED, pod(), Provenance.OBSERVED)),
     "rewound": WORKFLOWS.change(Change(Kind.ADDED, workflow(1234, "Running"), Provenance.INFERRED, epoch=1)),
 }
@@ -100,7 +101,7 @@ def test_attribute_names_are_those_of_the_specification(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_id_is_what_the_design_says(kind: str) -> None:
-    """UID/RESOURCEVERSION, UID/deleted, FROM-TO/gap[/SPACING], and ~EPOCH behind each of them after a rewind."""
+    """UID/RESOURCEVERSION, UID/deleted, FROM-TO/gap with /SPACING or /forgotten, and ~EPOCH behind after a rewind."""
     expected = {
         "added-initial": f"{UID}/1232",
         "modified-observed": f"{UID}/1234",
@@ -110,6 +111,7 @@ def test_the_id_is_what_the_design_says(kind: str) -> None:
         "deleted-inferred": f"{UID}/deleted",
         "gap": "1234-1320/gap",
         "gap-short-lived": "1234-98320/gap/17",
+        "gap-forgotten": "1234-1320/gap/forgotten",
         "core-resource": "c0e45a0b-1d0c-4f4e-93a4-b5b8a9d0f0aa/901",
         "rewound": f"{UID}/1234~1",
     }

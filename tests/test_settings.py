@@ -13,10 +13,8 @@ from hypothesis import given, strategies as st
 from job import wiring
 from job.change import Resource
 from job.checkpoint import Scope
-from job.credentials import GoogleCredentials
 from job.errors import UsageError
 from job.ports import Sink, Store
-from job.run.deadline import Deadline
 from job.settings import (
     Address,
     check_environment,
@@ -29,11 +27,10 @@ from job.settings import (
     parse_version,
     parse_window,
 )
+from tests.fakes.access import nobody
 
 SCOPE = Scope("prod", "workflows.v1alpha1.argoproj.io", "argo", "", "stdout:")
-SCHEMES = {"stdout", "file", "pubsub", "gs"}
-NOBODY = GoogleCredentials(Deadline(timedelta()))
-"""Never asked."""
+SCHEMES = {"stdout", "file", "pubsub", "gs", "redis"}
 
 
 @pytest.mark.parametrize(
@@ -233,10 +230,16 @@ def test_what_no_adapter_can_mean_is_refused(place: str, sort: str) -> None:
         ("pubsub://my-project/changes", "sink"),
         ("pubsub://example.com:my-project/changes?ordering=1000&region=northamerica-northeast1", "sink"),
         ("gs://bucket/object", "checkpoint"),
+        ("configmap://argo/workflow-watcher.v1", "checkpoint"),
+        ("redis://host/0?key=a", "checkpoint"),
+        ("rediss://[::1]:6380/15?key=a/b", "checkpoint"),
+        ("sqs:https://sqs.eu-west-1.amazonaws.com/123456789012/changes.fifo", "sink"),
+        ("tcp://localhost:1", "sink"),
+        ("unix:relative.sock", "sink"),
         ("gs://my.bucket-1_x/a/b c/ü.json.gz", "checkpoint"),
     ],
 )
-def test_what_google_cloud_allows_is_taken(place: str, sort: str) -> None:
+def test_what_the_services_allow_is_taken(place: str, sort: str) -> None:
     """Names have the service's own rules."""
     assert made(place, sort)
 
@@ -254,6 +257,8 @@ def test_a_checkpoint_that_ends_in_a_slash_is_completed_with_the_scope() -> None
 
     assert str(completed(Address("file", "/state/"), SCOPE)) == f"file:/state/{name}"
     assert str(completed(Address("gs", "//bucket/"), SCOPE)) == f"gs://bucket/{name}"
+    redis = parse_address("redis://host:6379/0?key=watcher/", "checkpoint", SCHEMES)
+    assert str(completed(redis, SCOPE)) == f"redis://host:6379/0?key=watcher/{name}"
 
 
 @pytest.mark.parametrize(
@@ -297,5 +302,5 @@ def test_a_misspelt_variable_is_refused(name: str) -> None:
 def made(place: str, sort: str) -> Sink | Store:
     """The adapter of an address."""
     if sort == "sink":
-        return wiring.sink(parse_address(place, sort, wiring.SINKS), NOBODY)
-    return wiring.store(parse_address(place, sort, wiring.STORES), NOBODY)
+        return wiring.sink(parse_address(place, sort, wiring.SINKS), nobody())
+    return wiring.store(parse_address(place, sort, wiring.STORES), nobody())

@@ -79,7 +79,8 @@ Sink = Annotated[
         "--sink",
         envvar="WATCHER_SINK",
         metavar="URL",
-        help="Where messages go: pubsub://PROJECT/TOPIC[?ordering=N&region=R], file:PATH.jsonl or stdout:.",
+        help="Where messages go: pubsub://PROJECT/TOPIC[?ordering=N&region=R], sqs:QUEUE_URL, tcp://HOST:PORT, "
+        "tls://HOST:PORT, unix:PATH, file:PATH.jsonl or stdout:.",
         show_default="stdout:; required in a pod",
     ),
 ]
@@ -89,7 +90,8 @@ CheckpointUrl = Annotated[
         "--checkpoint",
         envvar="WATCHER_CHECKPOINT",
         metavar="URL",
-        help="Where the position is kept: gs://BUCKET/OBJECT or file:PATH; one that ends in / is completed with "
+        help="Where the position is kept: gs://BUCKET/OBJECT, configmap://NAMESPACE/NAME, "
+        "redis://HOST:PORT/DB?key=NAME, the same with rediss:, or file:PATH; one that ends in / is completed with "
         "CLUSTER/NAMESPACE/RESOURCE.json.gz.",
         show_default="a file in the user's state folder, named by all that it depends on; required in a pod",
     ),

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from job import wiring
+from job.access import Access
 from job.checkpoint import Scope
 from job.cli import options
 from job.cli.report import complain, default_format, summarise
@@ -23,6 +24,7 @@ from job.run import Ports, run as run_window
 from job.run.deadline import Deadline
 from job.selector import Selector
 from job.settings import (
+    LOCAL,
     Address,
     Initial,
     Settings,
@@ -76,9 +78,9 @@ def run(
         matching = Selector(selector)
         start = parse_version(resource_version) if resource_version else None
         chosen = _namespace(context, namespace, all_namespaces=all_namespaces)
-        credentials = GoogleCredentials(deadline)
+        access = Access(GoogleCredentials(deadline))
         sink_address = _absolute(parse_address(sink or "stdout:", "sink", wiring.SINKS))
-        publish_to = wiring.sink(sink_address, credentials)
+        publish_to = wiring.sink(sink_address, access)
         named = _absolute(parse_address(checkpoint, "checkpoint", wiring.STORES)) if checkpoint else None
         pod = not (kubeconfig or kube_context) and in_pod(os.environ)
         if pod:
@@ -108,7 +110,7 @@ def run(
         ports = Ports(
             source=wiring.source(settings, connection, deadline),
             sink=publish_to,
-            store=wiring.store(settings.checkpoint, credentials),
+            store=wiring.store(settings.checkpoint, replace(access, kubernetes=connection.configuration)),
         )
     except WatcherError as error:
         complain(str(error), log_format)
@@ -166,7 +168,7 @@ def _require(**options_: str | None) -> None:
 
 def _absolute(address: Address) -> Address:
     """A path means the same in every folder; a `/` at its end is kept."""
-    if address.scheme != "file":
+    if address.scheme not in LOCAL:
         return address
     slash = "/" if address.path.endswith("/") else ""
     try:

@@ -224,6 +224,7 @@ def _save(session: Session, error: WatcherError | None) -> None:
     try:
         commit.save(record)
         summary.saved = True
+        summary.notes += [commit.note] if commit.note else []
     except WatcherError as failed:
         summary.error = error or failed
 

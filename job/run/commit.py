@@ -30,6 +30,8 @@ SAVE_INTERVAL = 10.0
 """Seconds between two saves of one run; object stores take about one write a second and bill each."""
 _FIRST_PAUSE = 0.25
 """Seconds before a save is tried again, doubled each time."""
+NEARLY = 0.8
+"""The part of a store's room that a checkpoint may fill without a word."""
 _SHORTEST = 0.1
 """Seconds for an attempt, also where none are left: a run that wakes up late finds out that it has a successor."""
 
@@ -51,6 +53,7 @@ class Effect(msgspec.Struct, frozen=True, gc=False):
     inventory: dict[str, Known] | None = None
     """Replaces the inventory as a whole."""
     audited_at: str = ""
+    """When the inventory was compared with a listing: it lacks nothing then."""
     identity: Identity | None = None
     """The cluster and the definition that the inventory is about now."""
     counted: tuple[str, str] | None = None
@@ -67,6 +70,7 @@ class Ledger:
         self._inventory = dict(start.inventory)
         self._tombstones = {uid: known.version for uid, known in start.inventory.items() if known.deleted}
         self._identity = start.identity
+        self._whole = start.whole
         self.audited_at = start.audited_at
         """When the inventory and the server's past were last found to agree."""
         self.epoch = start.epoch
@@ -98,6 +102,7 @@ class Ledger:
         if effect.inventory is not None:
             self._inventory = dict(effect.inventory)
             self._tombstones.clear()
+        self._whole = self._whole or effect.inventory is not None or bool(effect.audited_at)
         if effect.uid:
             if effect.known is None:
                 self._inventory.pop(effect.uid, None)
@@ -137,7 +142,7 @@ class Ledger:
         with self._lock:
             self._inventory |= new
             if listed:
-                self.listed, self.listed_for = listed, listed_for
+                self.listed, self.listed_for, self._whole = listed, listed_for, True
             self.announced = announced or self.announced
             self.moves += 1
 
@@ -164,6 +169,7 @@ class Ledger:
                 listed_for=self.listed_for,
                 announced=self.announced,
                 inventory=dict(self._inventory),
+                whole=self._whole,
                 audited_at=self.audited_at,
                 identity=self._identity,
                 saved_at=now,
@@ -198,6 +204,10 @@ class Commit:
         self._pending: Future[None] | None = None
         self.ledger = Ledger(start)
         self.saves = 0
+        self.size = 0
+        """Bytes of the last save."""
+        self.note = ""
+        """What a person should know of the room that is left in the store."""
 
     @property
     def moved(self) -> bool:
@@ -260,7 +270,7 @@ class Commit:
             self._sequence += 1
             checkpoint, moves = self.ledger.onto(self._saved, self._now())
             checkpoint = msgspec.structs.replace(checkpoint, sequence=self._sequence, runs=self._runs)
-            data = codec.encode(checkpoint)
+            data = self._encoded(checkpoint)
             try:
                 self._token = self._store.save(data, self._token, timeout)
             except Conflict as conflict:
@@ -270,6 +280,23 @@ class Commit:
             self._saved = msgspec.structs.replace(checkpoint, inventory={})
             self._saved_moves = moves
             self.saves += 1
+            self.size = len(data)
+
+    def _encoded(self, checkpoint: Checkpoint) -> bytes:
+        """The bytes to save; without the inventory, where the store has no room for that."""
+        data, most = codec.encode(checkpoint), self._store.most_bytes
+        if most is None or len(data) <= most * NEARLY:
+            return data
+        note = f"The checkpoint has {len(data)} bytes, and its store takes {most}: "
+        if len(data) <= most:
+            note += "use another store before the inventory must be left out."
+        else:
+            note += "the inventory was left out. What is deleted while etcd's history is lost will never be told."
+            data = codec.encode(msgspec.structs.replace(checkpoint, inventory={}, whole=False))
+        if not self.note:
+            log.warning(note, extra=event("store.full", bytes=len(data), most=most))
+        self.note = note
+        return data
 
     def _is_stored(self, ours: Checkpoint, timeout: float) -> bool:
         """Look whose bytes are there after a conflict: true if they are these."""

@@ -7,12 +7,12 @@ the server forgets that version half-way, another listing begins from the invent
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import msgspec
 
-from job.change import Change, Kind, Known, Object, Provenance, Reason
+from job.change import UNKNOWN, Change, Kind, Known, Object, Provenance, Reason
 from job.errors import ActionNeeded, Expired, TemporaryError, Unavailable
 from job.logs import event
 from job.ports import Page, Query
@@ -55,7 +55,9 @@ def relist(session: Session, reason: Reason | None, watch: Watch, at: int = 0) -
     while True:
         session.settle()
         if not rewound:
-            start = max(session.ledger.version, session.ledger.announced)
+            start = session.ledger.version
+            if reason is not Reason.FORGOTTEN:  # which takes back what was announced, and not told
+                start = max(start, session.ledger.announced)
         if reason is Reason.REWOUND and not rewound:
             if start or session.ledger.listed:  # else an earlier run has begun the epoch, and listed nothing in it
                 session.rewind()
@@ -110,6 +112,24 @@ def pin(session: Session, version: int) -> None:
         raise ActionNeeded(message) from error
 
 
+def remember(session: Session) -> bool:
+    """Read back the inventory that was left out of the checkpoint; gives whether the server still has that version.
+
+    Of no use after a killed listing: that told of more than there was at the version. Who has left the selector since
+    is not among it.
+    """
+    version = session.position
+    try:
+        pages = list(_pages(session, Query(limit=PAGE, at=version))) if version else []
+    except Expired:
+        log.info("The server no longer has version %d, nor the inventory", version, extra=event("inventory.expired"))
+        return False
+    session.seen = _entered(session, pages)
+    session.enter(Effect(inventory=dict(session.seen)))
+    session.ledger.acknowledge()
+    return version > 0
+
+
 def _relist(session: Session, reason: Reason | None, start: int, watch: Watch, at: int) -> None:
     version, pages = _peek(_pages(session, Query(limit=PAGE, at=at) if at else _begin(session)))
     if version < max(session.ledger.version, session.ledger.listed):
@@ -119,9 +139,12 @@ def _relist(session: Session, reason: Reason | None, start: int, watch: Watch, a
     parts, gone = _compare(session, pages)
     _check_deletions(session, parts, gone)
     # Versions of two epochs are not comparable.
-    lost = reason if reason is Reason.REWOUND or version != start else None
+    lost = reason if reason in UNKNOWN or version != start else None
     if lost is Reason.INTERRUPTED and session.ledger.listed_for:
-        lost = Reason(session.ledger.listed_for)  # this listing takes the place of that one, and so does its gap
+        before = Reason(session.ledger.listed_for)
+        if before not in UNKNOWN or start <= session.ledger.version:
+            lost = before  # this listing takes the place of that one, and so does its gap
+        # Else that gap is announced, and what was told after it must not be put in doubt again.
     if lost or session.first or gone or any(part.differences for part in parts):
         session.foresee(_new(parts), listed=version, listed_for=lost, announced=0 if lost else version)
     if lost:
@@ -164,18 +187,23 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
     """Make a listing the inventory, in one effect: half of it saved would be published as new by the next run."""
     version, pages = _peek(_pages(session, query if query.at else _begin(session)))
     watch(version)
-    session.seen = {
-        thing.uid: Known(thing.namespace, thing.name, thing.version)
-        for _, page in pages
-        for thing in page.objects
-        if session.settings.selector.matches(thing.labels)
-    }
+    session.seen = _entered(session, pages)
     now = timestamp(session.now())
     session.since = "" if query.at else now  # nobody knows when an older version was the present
     session.enter(Effect(version=version, since=session.since, inventory=dict(session.seen), audited_at=now))
     session.ledger.acknowledge()
     session.commit.save()
     session.position = version
+
+
+def _entered(session: Session, pages: Iterable[tuple[Query, Page]]) -> dict[str, Known]:
+    """The inventory that a listing makes."""
+    return {
+        thing.uid: Known(thing.namespace, thing.name, thing.version)
+        for _, page in pages
+        for thing in page.objects
+        if session.settings.selector.matches(thing.labels)
+    }
 
 
 def count(session: Session) -> None:

@@ -18,7 +18,7 @@ from zlib import crc32
 from job.errors import ActionNeeded, OutOfTime, Refused, Stopped, Unavailable, WatcherError
 from job.logs import event
 from job.message import Message
-from job.ports import Limits, Sink
+from job.ports import Limits, Partly, Sink
 from job.run.commit import Effect, Ledger
 from job.run.deadline import Deadline
 from job.run.watermark import Position
@@ -236,25 +236,25 @@ class Publisher:
             if not part:
                 continue
             try:
-                self._send(lane, [message for _, message in part])
-            except Refused as error:
-                if len(part) > 1:
-                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                    continue
-                refused.append(error)
-                keys.add(part[0][1].key)
-            except (WatcherError, _Abandoned) as error:
+                left, error = self._send(lane, part)
+            except (WatcherError, _Abandoned) as failure:
                 if refused:
-                    raise _refusal(refused) from error
+                    raise _refusal(refused) from failure
                 raise
-            else:
-                self._stored(part)
-                stored = True
+            stored = stored or len(left) < len(part)
+            if error and len(left) == 1:
+                refused.append(error)
+                keys.add(left[0][1].key)
+            elif error:
+                parts += [left[len(left) // 2 :], left[: len(left) // 2]]
         if refused:
             raise _refusal(refused, everything=not stored and len(refused) > 1)
 
-    def _send(self, lane: int, messages: Sequence[Message]) -> None:
-        """One request, again and again while the sink is unavailable and there is time."""
+    def _send(self, lane: int, part: list[Waiting]) -> tuple[list[Waiting], Refused | None]:
+        """One request, again and again while the sink is unavailable and there is time.
+
+        Gives what the sink will not take as it is, and what it has said of that.
+        """
         pause = _FIRST_PAUSE
         while True:
             if self._failure:
@@ -262,14 +262,27 @@ class Publisher:
             if not self._deadline.publish_left:  # perhaps this process was stopped for long, and has a successor
                 message = "the deadline of the run has passed"
                 raise OutOfTime(message)
-            try:
-                return self._sink.publish(lane, messages, min(ATTEMPT, self._deadline.publish_left))
-            except Unavailable as error:
-                log.warning("%s; trying again", error, extra=event("sink.retry", lane=lane, messages=len(messages)))
-                wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
-                if self._failure or wait >= self._deadline.publish_left or self._closing.wait(wait):
-                    raise
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            part, error = self._attempt(lane, part)
+            if not isinstance(error, Unavailable):
+                return part, error
+            log.warning("%s; trying again", error, extra=event("sink.retry", lane=lane, messages=len(part)))
+            wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
+            if self._failure or wait >= self._deadline.publish_left or self._closing.wait(wait):
+                raise error
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _attempt(self, lane: int, part: list[Waiting]) -> tuple[list[Waiting], Unavailable | Refused | None]:
+        """One request. Gives what it has left over, and why."""
+        try:
+            self._sink.publish(lane, [message for _, message in part], min(ATTEMPT, self._deadline.publish_left))
+        except (Unavailable, Refused) as error:
+            return part, error
+        except Partly as partly:
+            self._stored([each for each in part if each[1].id in partly.stored])
+            left = [each for each in part if each[1].id not in partly.stored]
+            return left, partly.reason if left else None
+        self._stored(part)
+        return [], None
 
     def _stored(self, part: Sequence[Waiting]) -> None:
         self._ledger.acknowledge(position for position, _ in part)

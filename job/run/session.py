@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from job.change import Change, Gap, Kind, Known, Missing, Object, Reason
+from job.change import UNKNOWN, Change, Gap, Kind, Known, Missing, Object, Reason
 from job.errors import OutOfTime, Stopped
 from job.message import Envelope
 from job.ports import Identity, Sink, Source
@@ -84,7 +84,7 @@ class Session:
 
     def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
         """Tell that a listing replaces the history between two versions, before it is told of."""
-        missing = Missing.ALL if reason is Reason.REWOUND or not start else Missing.INTERMEDIATE
+        missing = Missing.ALL if reason in UNKNOWN or not start else Missing.INTERMEDIATE
         self._announce(Gap(reason, start, end, since, missing, epoch=self.ledger.epoch), announced=end)
 
     def announce_samples(self, reason: Reason, start: int, end: int, spacing: int) -> None:

@@ -102,6 +102,7 @@ WHY: Mapping[Reason, str] = {
     Reason.INTERRUPTED: "an earlier listing was not published whole, so everything was listed and compared again",
     Reason.REWOUND: "the cluster went back in time, so everything was listed and published in a new epoch",
     Reason.RECREATED: "the CustomResourceDefinition was created anew, so everything was listed and compared",
+    Reason.FORGOTTEN: "the store had no room for the inventory, so everything was listed and published again",
     Reason.DRIFTED: "the comparison with the server's own past found events that the watch never had",
 }
 READ_BACK: Mapping[str, str] = {

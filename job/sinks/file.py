@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from job.access import Access
 from job.errors import ActionNeeded, Unavailable, UsageError
 from job.message import Message, structured
 from job.ports import Limits
@@ -28,7 +29,7 @@ class FileSink:
         self._path = path
 
     @classmethod
-    def at(cls, address: Address) -> Self:
+    def at(cls, address: Address, _: Access) -> Self:
         """The sink of `file:PATH.jsonl`. Raises `UsageError`."""
         path = local_path(address)
         if not path.endswith(".jsonl"):

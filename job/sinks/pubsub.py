@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
+from job.access import Access
 from job.credentials import HOST_AND_PORT, GoogleCredentials, emulator
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
 from job.message import Message, binary
@@ -63,7 +64,7 @@ class PubSubSink:
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     @classmethod
-    def at(cls, address: Address, credentials: GoogleCredentials) -> Self:
+    def at(cls, address: Address, access: Access) -> Self:
         """The sink of `pubsub://PROJECT/TOPIC[?ordering=N&region=R]`. Raises `UsageError`."""
         found = _LOCATION.fullmatch(address.path)
         if not found or not _PROJECT.fullmatch(found["project"]) or not _is_topic(found["topic"]):
@@ -75,7 +76,7 @@ class PubSubSink:
             message = f"the sink {str(address)!r} has a region that is not one, as europe-west1 is"
             raise UsageError(message)
         topic = f"projects/{found['project']}/topics/{found['topic']}"
-        return cls(topic, credentials, ordering=_ordering(address), region=region)
+        return cls(topic, access.google, ordering=_ordering(address), region=region)
 
     def open(self) -> None:
         """Fetch the credentials."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
+from job.access import Access
 from job.errors import SinkClosed, Unavailable, UsageError
 from job.message import Message, structured
 from job.ports import Limits
@@ -23,7 +24,7 @@ class StdoutSink:
         self._torn = False
 
     @classmethod
-    def at(cls, address: Address) -> Self:
+    def at(cls, address: Address, _: Access) -> Self:
         """The sink of `stdout:`. Raises `UsageError`."""
         if address.path:
             message = f"the sink {str(address)!r} has something behind `stdout:`"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -23,6 +24,9 @@ from urllib3.exceptions import HTTPError
 from job.errors import ActionNeeded, Unauthorized, UsageError
 from job.logs import event
 from job.sources.http import Answer, Client
+
+if TYPE_CHECKING:
+    from kubernetes.client.configuration import Configuration
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ class Connection:
     """The context's or the pod's; None where a pod is not told."""
     cluster: str | None
     """The context's cluster; None in a pod, which does not know its cluster's name."""
+    configuration: Callable[[], Configuration]
+    """The same for the official client."""
 
     @property
     def host(self) -> str:
@@ -73,7 +79,23 @@ def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> 
         authorization=lambda: f"Bearer {_read(folder / 'token')}",
         namespace=_read(folder / "namespace") if (folder / "namespace").exists() else None,
         cluster=None,
+        configuration=lambda: _of_pod(environment, folder),
     )
+
+
+def _of_pod(environment: Mapping[str, str], folder: Path) -> Configuration:
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.config import ConfigException
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    configuration = Configuration()
+    files = {"token_filename": str(folder / "token"), "cert_filename": str(folder / "ca.crt")}
+    try:
+        InClusterConfigLoader(**files, environ=environment).load_and_set(configuration)
+    except (ConfigException, OSError) as error:
+        message = f"the files of the service account in {folder} cannot be used: {error}"
+        raise ActionNeeded(message) from error
+    return configuration
 
 
 def from_kubeconfig(path: str | None, context: str | None) -> Connection:
@@ -105,6 +127,7 @@ def from_kubeconfig(path: str | None, context: str | None) -> Connection:
             authorization=_once_a_second(lambda: configuration.get_api_key_with_prefix("BearerToken")),
             namespace=str(chosen.safe_get("namespace") or "default"),
             cluster=str(chosen["cluster"]),
+            configuration=lambda: configuration,
         )
         (connection.authorization() or "").encode("latin-1")
     except (

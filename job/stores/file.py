@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
+from job.access import Access
 from job.errors import ActionNeeded, Unavailable
 from job.ports import Conflict, Stored
 from job.settings import Address, local_path
@@ -22,11 +23,13 @@ _LOCK_POLL = 0.05
 class FileStore:
     """One file. The token of a value is the hash of its bytes."""
 
+    most_bytes: int | None = None
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @classmethod
-    def at(cls, address: Address) -> Self:
+    def at(cls, address: Address, _: Access) -> Self:
         """The store of `file:PATH`. Raises `UsageError`."""
         return cls(Path(local_path(address)))
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
+from job.access import Access
 from job.credentials import URL, GoogleCredentials, emulator, passes
 from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
 from job.ports import Conflict, Stored
@@ -40,6 +41,8 @@ _LONGEST_REASON = 300
 class GcsStore:
     """One object. The token of a value is its generation."""
 
+    most_bytes: int | None = None
+
     def __init__(self, bucket: str, name: str, credentials: GoogleCredentials) -> None:
         self._bucket = bucket
         self._name = name
@@ -49,14 +52,14 @@ class GcsStore:
         """The generation to replace where there is no value: that of `NOTHING_YET`, or 0 for no object."""
 
     @classmethod
-    def at(cls, address: Address, credentials: GoogleCredentials) -> Self:
+    def at(cls, address: Address, access: Access) -> Self:
         """The store of `gs://BUCKET/OBJECT`. Raises `UsageError`."""
         address.allow()
         found = _LOCATION.fullmatch(address.path)
         if not found or not _BUCKET.fullmatch(found["bucket"]) or not _is_object(found["name"]):
             message = f"the checkpoint {str(address)!r} is not gs://BUCKET/OBJECT or gs://BUCKET/PREFIX/"
             raise UsageError(message)
-        return cls(found["bucket"], found["name"], credentials)
+        return cls(found["bucket"], found["name"], access.google)
 
     def open(self) -> None:
         """Fetch the credentials."""

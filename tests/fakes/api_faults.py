@@ -93,6 +93,20 @@ def exact(path: str = "") -> Matcher:
     return Matcher("exact", path, lambda request: request.list and request.query.get("resourceVersionMatch") == "Exact")
 
 
+def counts(at: int = 0) -> Matcher:
+    """Match lists that ask how many objects there were, at any version or at one."""
+    return Matcher(
+        "counts",
+        "",
+        lambda request: (
+            exact()(request)
+            and request.query.get("limit") == "1"
+            and "fieldSelector" not in request.query
+            and (not at or request.query["resourceVersion"] == str(at))
+        ),
+    )
+
+
 def status(
     code: int,
     reason: str,

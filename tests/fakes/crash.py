@@ -109,6 +109,7 @@ class MortalStore:
     def __init__(self, store: Store, crash: Crash) -> None:
         self._store = store
         self._crash = crash
+        self.most_bytes = store.most_bytes
 
     def open(self) -> None:
         self._store.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -69,6 +70,41 @@ class Relay(_Between):
 
     def _reach(self, client: socket.socket) -> socket.socket:
         return socket.create_connection((self._address.hostname, self._address.port))
+
+
+class TlsFront(Relay):
+    """The same for clients that speak TLS to a server that does not."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__(url)
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError):
+            super()._serve(self._context.wrap_socket(client, server_side=True))
+
+
+class DeafRelay(Relay):
+    """Cuts a connection when the answer comes to a request with a certain word, one connection at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.word = b""
+        """Empty: every answer is passed on."""
+        self.cut = 0
+        self._deaf = False
+        super().__init__(url)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, *, answers: bool = False) -> None:
+        with suppress(OSError):
+            while piece := source.recv(_PIECE):
+                if answers and self._deaf:
+                    self._deaf = False
+                    self.cut += 1
+                    break
+                self._deaf |= not answers and bool(self.word) and self.word in piece
+                target.sendall(piece)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
 
 
 class ConnectProxy(_Between):

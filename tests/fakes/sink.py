@@ -10,7 +10,7 @@ from typing import Self
 
 from job.errors import Refused, Unavailable
 from job.message import Message
-from job.ports import Limits
+from job.ports import Limits, Partly
 
 
 class Answer(Enum):
@@ -23,6 +23,8 @@ class Answer(Enum):
     """Everything is stored, and the answer is lost."""
     HALF = auto()
     """The first half is stored, then the connection breaks."""
+    PARTLY = auto()
+    """The messages of the first key are stored, and the sink says so; it does not know about the others."""
     REFUSED = auto()
     """One of the messages is refused for ever, and it is not said which; nothing is stored."""
     HANGS = auto()
@@ -115,12 +117,13 @@ class MemorySink:
             self._released.wait()
         if answer is Answer.REFUSED:
             raise Refused(message, [each.id for each in messages])
-        kept = {Answer.STORED: len(messages), Answer.LOST: len(messages), Answer.HALF: len(messages) // 2}.get(
-            answer, 0
-        )
-        if kept:
+        stored = {Answer.STORED: messages, Answer.LOST: messages, Answer.HALF: messages[: len(messages) // 2]}
+        stored[Answer.PARTLY] = [each for each in messages if each.key == messages[0].key]
+        if kept := stored.get(answer):
             with self._lock:
-                self.batches.append((lane, messages[:kept]))
+                self.batches.append((lane, kept))
+        if answer is Answer.PARTLY:
+            raise Partly([each.id for each in stored[answer]], Unavailable(message))
         if answer is not Answer.STORED:
             raise Unavailable(message)
 

@@ -30,7 +30,8 @@ class MemoryStore:
     A context manager: leaving it lets everything go that hangs.
     """
 
-    def __init__(self, data: bytes | None = None) -> None:
+    def __init__(self, data: bytes | None = None, *, most_bytes: int | None = None) -> None:
+        self.most_bytes = most_bytes
         self.values: list[bytes] = []
         """Every value that was written, the newest last."""
         self.on_write: Callable[[bytes], object] = lambda _: None

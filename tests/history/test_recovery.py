@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.waiting import wait_until
+from tests.fakes.api_faults import Delay, counts
+from tests.fakes.api_proxy import ApiProxy
 from tests.history.reference import Reference
 from tests.history.scene import BETWEEN_RUNS, EXPIRY, PATIENCE, Watched, change_the_crd, refused, restart, under_load
 from tests.history.truth import Message, brief, differences, disorder, gaps, untold_versions
@@ -153,12 +155,17 @@ def test_r11_what_the_watch_has_lost_is_told_as_if_it_had_not(
     assert ways(messages) == ["initial", "observed", "recovered", "observed"]
 
 
-def test_r11_too_many_versions_are_sampled_and_only_brief_lives_may_be_missing(scene: Scene, program: Program) -> None:
+def test_r11_too_many_versions_are_sampled_and_only_brief_lives_may_be_missing(
+    scene: Scene, proxied: Program, proxy: ApiProxy
+) -> None:
     """Without the time to look at every version, a gap comes first, and what lived for long enough is told."""
-    watched = scene.watched
+    watched = Watched(proxied)
+    scene = replace(scene, watched=watched)
+    # On any machine then: what is counted together takes 0.05 s.
+    proxy.inject(on=counts(), fault=Delay(0.05), times=None)
     watched.run()
     left = time.monotonic()
-    a_restart(scene, program.saved.version)
+    a_restart(scene, proxied.saved.version)
     for _ in range(20):
         scene.control_plane.pass_versions(1_000)
         scene.wait_for_writes(20)

@@ -69,7 +69,7 @@ def untold(scene: Scene) -> list[str]:
     wrong += [
         f"{uid} was known, and its deletion is untold"
         for uid in _ever_known(scene, final.epoch) - alive
-        if f"{uid}/deleted{suffix}" not in ids
+        if f"{uid}/deleted{suffix}" not in ids and lives[uid][1] > _forgotten(scene, final.epoch)
     ]
     return wrong
 
@@ -84,7 +84,7 @@ def ahead(scene: Scene, data: bytes) -> list[str]:
         for uid, entry in saved.inventory.items()
         if entry.version and f"{uid}/{'deleted' if entry.deleted else entry.version}{suffix}" not in ids
     ]
-    if saved.listed <= saved.version and saved.version:
+    if saved.listed <= saved.version and saved.version and saved.whole:
         known = {uid: entry.version for uid, entry in saved.inventory.items() if not entry.deleted}
         true = {
             write.uid: write.version
@@ -132,11 +132,11 @@ def diverged(scene: Scene) -> list[str]:
     """How a consumer that believes the latest version differs from the cluster, after a quiet run.
 
     It treats what it was last told in the range of a gap, and not again since, as gone (R18). A gap that ends no later
-    than another before it says nothing more of that: it is about less of the same history, or the late repeat of a run
-    that was overtaken.
+    than another before it says nothing more of that, unless everything may be missing for the first time: it is about
+    less of the same history, or the late repeat of a run that was overtaken.
     """
     views: dict[str, View] = {}
-    newest_gap = (0, 0)
+    newest_gap = (0, 0, False)
     doubted: set[str] = set()
     for message in scene.messages:
         if uid := message.attributes.get("k8suid"):
@@ -144,9 +144,10 @@ def diverged(scene: Scene) -> list[str]:
             doubted.discard(uid)
         else:
             hole = _hole(message)
-            if (hole.epoch, hole.last) <= newest_gap:
+            extent = (hole.epoch, hole.last, not hole.first)
+            if extent <= newest_gap:
                 continue
-            newest_gap = (hole.epoch, hole.last)
+            newest_gap = extent
             doubted |= {
                 uid for uid, view in views.items() if view.epoch < hole.epoch or hole.first < view.version <= hole.last
             }
@@ -173,6 +174,14 @@ def _hole(message: Message) -> Hole:
     first = 0 if gap["missing"] == "all" else int(gap["from"])
     assert (gap["missing"] == "short-lived") == ("spacing" in gap)
     return Hole(first, int(gap["to"]), int(gap.get("spacing", 0)), _view(message).epoch)
+
+
+def _forgotten(scene: Scene, epoch: int) -> int:
+    """Up to here a gap message has said that nobody knows any more who was there, and has told of all that was left."""
+    told = [
+        (json.loads(message.data), _hole(message)) for message in scene.messages if "k8suid" not in message.attributes
+    ]
+    return max((hole.last for gap, hole in told if gap["reason"] == "forgotten" and hole.epoch == epoch), default=0)
 
 
 def _lives(scene: Scene) -> dict[str, Coverage]:

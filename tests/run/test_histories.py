@@ -50,6 +50,8 @@ class Tick:
     counts: int = PLENTY
     """How many counts there is time for."""
     says_remaining: bool = True
+    room: int | None = None
+    """Bytes that the store takes."""
 
 
 def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[Tick]:
@@ -60,12 +62,15 @@ def ticks(happening: st.SearchStrategy[str] = happenings) -> st.SearchStrategy[T
         watched=st.lists(happening, max_size=8),
         crash=st.none() | st.tuples(st.sampled_from(STEPS), st.integers(1, 4)),
         refusal=st.sampled_from([Refusal.FRAME, Refusal.FRAME, Refusal.HTTP, Refusal.SILENT]),
-        answers=st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.HALF, Answer.LOST]), max_size=2),
+        answers=st.lists(
+            st.sampled_from([Answer.STORED, Answer.STORED, Answer.HALF, Answer.LOST, Answer.PARTLY]), max_size=2
+        ),
         window=st.sampled_from([55, 55, 0]),
         recover=st.sampled_from([20, 20, 20, 0]),
         pieces=st.sampled_from([1_000, 2, 3, 5]),
         counts=st.sampled_from([PLENTY, PLENTY, PLENTY, 2, 4]),
         says_remaining=st.sampled_from([True, True, False]),
+        room=st.sampled_from([None, None, None, 1]),
     )
 
 
@@ -106,6 +111,7 @@ def live_through(scene: Scene, tick: Tick) -> str:
         scene.cluster.tick()  # two gaps of samples never have the same end: a real cluster is never at rest
     scene.cluster.refusal = tick.refusal
     scene.cluster.says_remaining = tick.says_remaining
+    scene.store.most_bytes = tick.room
     scene.cluster.while_listed.extend(partial(happen, scene, what) for what in tick.listed)
     scene.cluster.while_watched.extend(partial(happen, scene, what) for what in tick.watched)
     scene.sink.answer(*tick.answers)
@@ -126,6 +132,7 @@ def come_to_rest(scene: Scene) -> None:
     """Two quiet runs: the first may still meet what was forgotten."""
     scene.cluster.refusal = Refusal.FRAME
     scene.cluster.says_remaining = True
+    scene.store.most_bytes = None
     for _ in range(2):
         summary = scene.run()
         assert summary.exit_code == 0

@@ -77,7 +77,7 @@ def two_lanes(line: Line) -> tuple[str, str]:
     st.lists(st.sampled_from("abcdef"), max_size=60),
     st.integers(1, 5),
     st.integers(1, 7),
-    st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.LOST, Answer.HALF]), max_size=1),
+    st.lists(st.sampled_from([Answer.STORED, Answer.STORED, Answer.LOST, Answer.HALF, Answer.PARTLY]), max_size=1),
 )
 def test_messages_of_one_key_are_stored_in_order(keys: list[str], lanes: int, most: int, answers: list[Answer]) -> None:
     """Whatever the lanes, the batches and what the sink loses: first occurrences of each key come as they were put."""
@@ -206,6 +206,25 @@ def test_an_unavailable_sink_is_tried_again(line: Line, answer: Answer) -> None:
     assert line.publisher.drain()
     assert set(line.ids) == {"a/1"}
     assert line.sink.asked == 2
+
+
+def test_what_a_sink_has_stored_for_certain_is_acknowledged_at_once(line: Line) -> None:
+    """Only the rest of the batch goes out again, and the ledger does not wait for it."""
+    line.sink.hold(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    other = next(key for key in map(str, range(100)) if line.lane(key) == line.lane("a"))
+    for version, key in enumerate(["a", other, "a", other], 2):
+        line.put(key, version)
+    line.sink.answer(Answer.PARTLY, Answer.UNAVAILABLE)
+    line.sink.before = lambda _: known.append(line.known)
+    known: list[dict[str, int]] = []
+    line.sink.release(line.lane("a"))
+
+    assert line.publisher.drain()
+    assert line.ids == ["a/1", "a/2", "a/4", f"{other}/3", f"{other}/5"]
+    assert known[:2] == [{"a": 1}, {"a": 2}]  # the fourth waits for the third
+    assert line.ledger.version == 5
 
 
 @settings(max_examples=60, deadline=None)

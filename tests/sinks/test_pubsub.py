@@ -20,6 +20,7 @@ from job.sinks.pubsub import PubSubSink
 from tests.bed.pubsub import PubSub, Subscription, cloud_event
 from tests.bed.waiting import wait_until
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message
+from tests.fakes.access import nobody
 from tests.fakes.publisher_server import ANSWER_LOST, Disconnect, Fault, PublisherServer, Stall, Status
 
 TOPIC = "projects/p/topics/changes"
@@ -271,4 +272,4 @@ def test_an_emulator_that_cannot_be_is_a_usage_error(emulator: str, monkeypatch:
     """It would be tried again for ever."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator)
     with pytest.raises(UsageError, match="PUBSUB_EMULATOR_HOST"):
-        PubSubSink.at(Address("pubsub", "//p/changes"), GoogleCredentials(Deadline(timedelta())))
+        PubSubSink.at(Address("pubsub", "//p/changes"), nobody())

@@ -20,6 +20,7 @@ from job.settings import Address
 from job.stores.gcs import NOTHING_YET, GcsStore
 from tests.bed.gcs import FakeGcsServer
 from tests.contracts.store import MANY, TIMEOUT, StoreContract, loaded
+from tests.fakes.access import nobody
 from tests.fakes.gcs_faults import (
     INTERNAL_ERROR,
     RATE_LIMITED,
@@ -88,7 +89,7 @@ class TestGcsStore(StoreContract):
             store.save(b"one", None, TIMEOUT)
 
 
-class TestWithTheLeastRights(StoreContract):
+class TestGcsLeastRightsStore(StoreContract):
     """The whole contract without the right to list, where an absent object looks like a forbidden one."""
 
     @pytest.fixture
@@ -298,7 +299,7 @@ def test_an_emulator_that_cannot_be_is_a_usage_error(emulator: str, monkeypatch:
     """It would be tried again for ever."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     with pytest.raises(UsageError, match="STORAGE_EMULATOR_HOST"):
-        GcsStore.at(Address("gs", f"//{BUCKET}/{NAME}"), GoogleCredentials(Deadline(timedelta())))
+        GcsStore.at(Address("gs", f"//{BUCKET}/{NAME}"), nobody())
 
 
 @pytest.mark.parametrize(

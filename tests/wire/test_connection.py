@@ -14,6 +14,7 @@ import trustme
 import yaml
 
 from job import wiring
+from job.access import Access
 from job.checkpoint import Scope, decode
 from job.credentials import GoogleCredentials
 from job.ports import Event, Query
@@ -52,11 +53,11 @@ class Pod:
         scope = Scope("bed", RESOURCE, self.namespace, "", str(sink))
         settings = Settings(scope, parse_resource(RESOURCE), Selector(), sink, store, timedelta())
         deadline = Deadline(settings.window)
-        credentials = GoogleCredentials(deadline)
+        access = Access(GoogleCredentials(deadline))
         ports = Ports(
             wiring.source(settings, connection, deadline),
-            wiring.sink(sink, credentials),
-            wiring.store(store, credentials),
+            wiring.sink(sink, access),
+            wiring.store(store, access),
         )
         return run(settings, ports, deadline, run_id="in-process")
 

@@ -35,13 +35,14 @@ FOREIGN = ("GOOGLE_", "CLOUDSDK_", "GCE_", "NO_GCE_", "PUBSUB_", "STORAGE_", "AW
 BOTH_OPEN = """
 from datetime import timedelta
 from job import wiring
+from job.access import Access
 from job.credentials import GoogleCredentials
 from job.run.deadline import Deadline
 from job.settings import parse_address
 
-credentials = GoogleCredentials(Deadline(timedelta(seconds=55)))
-wiring.store(parse_address("gs://bucket/checkpoint", "checkpoint", wiring.STORES), credentials).open()
-wiring.sink(parse_address("pubsub://p/changes", "sink", wiring.SINKS), credentials).open()
+access = Access(GoogleCredentials(Deadline(timedelta(seconds=55))))
+wiring.store(parse_address("gs://bucket/checkpoint", "checkpoint", wiring.STORES), access).open()
+wiring.sink(parse_address("pubsub://p/changes", "sink", wiring.SINKS), access).open()
 """
 VENDORS_OF_A_RUN = """
 import sys

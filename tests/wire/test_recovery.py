@@ -31,6 +31,7 @@ from tests.fakes.api_faults import (
     Matcher,
     SilentClose,
     Stall,
+    counts,
     exact,
     forbidden,
     refusal,
@@ -549,7 +550,7 @@ def test_r11_other_counts_than_objects_are_no_reason_to_invent_or_to_hide(
     cluster.delete(namespace, "brief")
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     # The version is right, and the collection empty, when three had been created.
-    miscounted = proxy.inject(on=_counts(at=brief), fault=_answer_of(brief), times=None)
+    miscounted = proxy.inject(on=counts(at=brief), fault=_answer_of(brief), times=None)
 
     outcome = proxied.run("--window=0s", proxied.checkpoint)
 
@@ -574,7 +575,7 @@ def test_r11_many_versions_and_little_time_are_sampled(
     changed = cluster.patch(namespace, "changed", {"metadata": {"labels": {"a": "b"}}})
     proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     # On any machine then, what is counted together takes 0.05 s: 16 s for all of it.
-    proxy.inject(on=_counts(), fault=Delay(0.05), times=None)
+    proxy.inject(on=counts(), fault=Delay(0.05), times=None)
 
     outcome = proxied.run("--window=0s", "--recover=4s", proxied.checkpoint)
     later = proxied.run("--window=0s", proxied.checkpoint)
@@ -660,7 +661,7 @@ def test_r11_a_killed_walk_begins_again(
     second_piece = before.version + PIECE
     points = [
         (exact(), 0, 0),  # at the saved version
-        (_counts(), 500, 0),
+        (counts(), 500, 0),
         (_after(second_piece), 0, 4),  # the first piece is told
         (_after(second_piece), 8, 4),
     ]
@@ -986,20 +987,6 @@ def _after(version: int) -> Matcher:
         f"exact after {version}",
         "",
         lambda request: exact()(request) and int(request.query["resourceVersion"]) > version,
-    )
-
-
-def _counts(at: int = 0) -> Matcher:
-    """Match lists that ask how many objects there were, at any version or at one."""
-    return Matcher(
-        "counts",
-        "",
-        lambda request: (
-            exact()(request)
-            and request.query.get("limit") == "1"
-            and "fieldSelector" not in request.query
-            and (not at or request.query["resourceVersion"] == str(at))
-        ),
     )
 
 

@@ -1,0 +1,278 @@
+"""Messages in a queue of Amazon SQS: structured CloudEvents, in batches that are acknowledged entry by entry.
+
+A queue whose name ends in `.fifo` keeps the order of each object: its namespace and name make the message group, and
+the id of the event the deduplication id, which SQS remembers for five minutes. An entry may fail while a later one of
+its batch is stored; so a batch for such a queue has at most one message of each group.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from job.access import Access, require
+from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
+from job.message import Message, structured
+from job.ports import Limits, Partly
+from job.settings import Address
+
+if TYPE_CHECKING:  # importing it takes 0.3 s
+    from boto3.session import Session
+    from botocore.config import Config
+    from botocore.exceptions import ClientError
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import BatchResultErrorEntryTypeDef, SendMessageBatchRequestEntryTypeDef
+
+LANES = 8
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+MOST_MESSAGES, MOST_BYTES = 10, 1_048_576
+_CONNECT_SECONDS, _READ_SECONDS = 3.0, 10.0
+# XML 1.0 has all characters of JSON but these two: JSON escapes the others.
+_NOT_IN_XML = {"\ufffe": "\\ufffe", "\uffff": "\\uffff"}
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[0-9]{12}/(?P<name>[A-Za-z0-9_-]{1,80}(?:\.fifo)?)")
+_REGION = re.compile(r"(?:^|\.)sqs(?:-fips)?\.(?P<region>[a-z]{2}[a-z0-9-]+-[0-9])\.|^(?P<old>[a-z0-9-]+)\.queue\.")
+_MISSING = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "KmsAccessDenied"})
+_UNKNOWN = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSecurity",
+        "MissingAuthenticationToken",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+_UNFIT = frozenset({"BatchRequestTooLong", "InvalidMessageContents", "InvalidParameterValue"})
+_PASSING = frozenset({"KmsThrottled", "RequestThrottled", "Throttling", "ThrottlingException"})
+_LONGEST_REASON = 300
+
+
+class _Entry(NamedTuple):
+    """A message as it is sent."""
+
+    body: str
+    group: str
+    deduplication: str
+
+
+class SqsSink:
+    """One queue."""
+
+    limits = Limits(lanes=LANES, messages=MOST_MESSAGES, bytes=900_000)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._name = url.rpartition("/")[2]
+        self._fifo = url.endswith(".fifo")
+        self._making = threading.Lock()
+        self._session: Session | None = None
+        self._clients: dict[int, SQSClient] = {}
+        """By their time-out in seconds, which a client has, and not a request."""
+
+    @classmethod
+    def at(cls, address: Address, _: Access) -> Self:
+        """The sink of `sqs:QUEUE_URL`. Raises `UsageError`."""
+        if not _URL.fullmatch(address.path):
+            message = f"the sink {str(address)!r} is not sqs:https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
+            raise UsageError(message)
+        require("boto3", "sqs")
+        return cls(address.path)
+
+    def open(self) -> None:
+        """Find the credentials and the region; boto3 renews credentials that end."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client(_READ_SECONDS)
+            found = self._opened().get_credentials()
+            if found:
+                found.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            message = f"no AWS credentials could be had for {self._name}: {_line(error)}"
+            raise (Unavailable if _passes(error) else Unauthorized)(message) from error
+        if not found:
+            message = (
+                f"there are no AWS credentials for {self._name}: in a pod they come from a role that is bound to its "
+                "service account, elsewhere from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"
+            )
+            raise Unauthorized(message)
+
+    def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a queue has none
+        """Send the batch, in one request where it fits into one."""
+        stored: list[str] = []
+        try:
+            for entries in self._requests(messages):
+                self._send(entries, stored, timeout)
+        except (Unavailable, Refused) as error:
+            if stored:
+                raise Partly(stored, error) from error
+            raise
+
+    def _requests(self, messages: Sequence[Message]) -> Iterator[dict[str, _Entry]]:
+        """Consecutive parts of a batch that may go in one request each, by the ids of their messages."""
+        part: dict[str, _Entry] = {}
+        size, groups = 0, set[str]()
+        for message in messages:
+            body, group = self._body(message), _hash(message.attributes["source"], message.key)
+            length = len(body.encode())
+            if part and (size + length > MOST_BYTES or message.id in part or (self._fifo and group in groups)):
+                yield part
+                part, size, groups = {}, 0, set()
+            part[message.id] = _Entry(body, group, _hash(message.attributes["source"], message.id))
+            size += length
+            groups.add(group)
+        yield part
+
+    def _body(self, message: Message) -> str:
+        """The event as the text of a message. Refuses what the service would."""
+        try:
+            body = structured(message).decode()
+        except UnicodeDecodeError as error:
+            refusal = f"{self._name} cannot take message {message.id}: it is not UTF-8"
+            raise Refused(refusal, [message.id]) from error
+        for character, escaped in _NOT_IN_XML.items():
+            body = body.replace(character, escaped)
+        if (size := len(body.encode())) > MOST_BYTES:
+            refusal = f"{self._name} cannot take message {message.id}: {size} bytes, and the most are {MOST_BYTES}"
+            raise Refused(refusal, [message.id])
+        return body
+
+    def _send(self, part: dict[str, _Entry], stored: list[str], timeout: float) -> None:
+        """One request; what it has stored is added, and what it has not raises."""
+        ids = list(part)
+        entries: list[SendMessageBatchRequestEntryTypeDef] = [
+            {"Id": str(number), "MessageBody": entry.body} for number, entry in enumerate(part.values())
+        ]
+        if self._fifo:
+            for sent, entry in zip(entries, part.values(), strict=True):
+                sent["MessageGroupId"], sent["MessageDeduplicationId"] = entry.group, entry.deduplication
+        with self._translated(ids):
+            answer = self._client(timeout).send_message_batch(QueueUrl=self._url, Entries=entries)
+            told = {entry["Id"] for entry in answer.get("Successful", [])}
+            failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
+        stored += [each for number, each in enumerate(ids) if str(number) in told]
+        poison = {each: failed[str(number)] for number, each in enumerate(ids) if _is_poison(failed.get(str(number)))}
+        if poison:
+            said = "; ".join(f"message {each}: {_reason(entry)}" for each, entry in poison.items())
+            refusal = f"{self._name} refused {said}"
+            raise Refused(refusal, list(poison))
+        if len(told) < len(ids):
+            said = "; ".join(sorted({_reason(entry) for entry in failed.values()})) or "it says nothing of them"
+            message = f"{self._name} did not take {len(ids) - len(told)} of {len(ids)} messages: {said}"
+            raise Unavailable(message)
+
+    def _opened(self) -> Session:
+        """Where boto3 finds credentials: asked for once, with time-outs for those who give them."""
+        if not self._session:
+            import boto3.session
+            import botocore.session
+
+            core = botocore.session.get_session()
+            core.set_default_client_config(_configuration(_READ_SECONDS))
+            self._session = boto3.session.Session(botocore_session=core)
+        return self._session
+
+    def _client(self, timeout: float) -> SQSClient:
+        """A client whose requests take so many seconds at most, for each read, and are not repeated."""
+        seconds = max(1, int(min(timeout, _READ_SECONDS)))
+        with self._making:
+            if seconds not in self._clients:
+                address = urlsplit(self._url)
+                self._clients[seconds] = self._opened().client(
+                    "sqs",
+                    region_name=self._region(address.hostname or ""),
+                    endpoint_url=f"{address.scheme}://{address.netloc}",
+                    config=_configuration(seconds),
+                )
+            return self._clients[seconds]
+
+    def _region(self, host: str) -> str:
+        """The region that the host names, or else the environment."""
+        found = _REGION.search(host)
+        named = found and (found["region"] or found["old"])
+        region = named or self._opened().region_name or os.environ.get("AWS_REGION")
+        if not region:
+            message = f"{self._url} does not name its region: set AWS_DEFAULT_REGION"
+            raise UsageError(message)
+        return region
+
+    @contextmanager
+    def _translated(self, ids: Sequence[str]) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+        from botocore.parsers import ResponseParserError
+
+        try:
+            yield
+        except ClientError as error:
+            raise self._told(error, ids) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            message = f"there are no AWS credentials for {self._name}: {_line(error)}"
+            raise Unauthorized(message) from error
+        except (BotoCoreError, ResponseParserError, OSError, LookupError, TypeError, AttributeError) as error:
+            message = f"{self._name} did not take {len(ids)} messages: {_line(error)}"
+            raise Unavailable(message) from error
+
+    def _told(self, error: ClientError, ids: Sequence[str]) -> Exception:
+        """What the service means by an error."""
+        code, said = error.response["Error"].get("Code", "").rpartition(".")[2], _line(error)
+        if code in _UNFIT:
+            what = f"message {ids[0]}" if len(ids) == 1 else f"one of {len(ids)} messages"
+            return Refused(f"{self._name} refused {what}: {said}", ids)
+        if code in _MISSING:
+            return ActionNeeded(f"the queue {self._url} does not exist: create it, or correct --sink ({said})")
+        if code in _DENIED:
+            return Forbidden(f"the credentials may not send to {self._name}: allow sqs:SendMessage on it ({said})")
+        if code in _UNKNOWN:
+            return Unauthorized(f"{self._name} refused the credentials: {said}")
+        if _passes(error):
+            return Unavailable(f"{self._name} did not take {len(ids)} messages: {said}")
+        return ActionNeeded(f"{self._name} cannot be sent to until somebody mends it: {said}")
+
+
+def _configuration(seconds: float) -> Config:
+    from botocore.config import Config
+
+    return Config(
+        connect_timeout=min(_CONNECT_SECONDS, seconds),
+        read_timeout=seconds,
+        retries={"total_max_attempts": 1},  # the run tries again
+        max_pool_connections=LANES,
+    )
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the next attempt may succeed."""
+    response = getattr(error, "response", None)
+    if not response:
+        return not type(error).__name__.endswith(("CredentialsError", "CredentialError", "ConfigError"))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    throttled = response.get("Error", {}).get("Code", "").rpartition(".")[2] in _PASSING
+    lasting = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return throttled or not lasting or status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+def _is_poison(entry: BatchResultErrorEntryTypeDef | None) -> bool:
+    return entry is not None and bool(entry.get("SenderFault"))
+
+
+def _hash(source: str, name: str) -> str:
+    return sha256(f"{source}\n{name}".encode()).hexdigest()
+
+
+def _reason(entry: BatchResultErrorEntryTypeDef) -> str:
+    return f"{entry.get('Code')}: {entry.get('Message', '')}".removesuffix(": ")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_LONGEST_REASON]

@@ -1,0 +1,155 @@
+"""What a test puts between the program and an SQS, to let it do what it never does there.
+
+    with SqsProxy(moto.url) as proxy:
+        proxy.inject(Partial({1, 3}))
+        ...
+        assert proxy.requests[0].ids == (...)
+
+Only `SendMessageBatch` is looked at, in the JSON protocol:
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from tests.fakes.http_server import Handler, HttpServer, Listener
+
+_TARGET = "AmazonSQS.SendMessageBatch"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch."""
+
+    entries: tuple[Mapping[str, str], ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Those of the events in it."""
+        return tuple(str(json.loads(entry["MessageBody"])["id"]) for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Fails the entries in these places; the others are stored."""
+
+    places: frozenset[int]
+    sender_fault: bool = False
+    code: str = "InternalError"
+    message: str = "said by the service"
+
+
+@dataclass(frozen=True)
+class Poison:
+    """Fails every entry whose event has one of these ids, as the sender's fault; the others are stored."""
+
+    ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Stores nothing, and answers this error."""
+
+    status: int
+    code: str
+    message: str = "said by the service"
+
+
+@dataclass(frozen=True)
+class Body:
+    """Stores nothing, and answers this with 200."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class LostAnswer:
+    """Stores everything, and closes the connection without an answer."""
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Stores nothing, and does not answer."""
+
+
+Fault = Partial | Poison | Refusal | Body | LostAnswer | Stall
+
+
+class _Handler(Handler):
+    server: Listener[SqsProxy]
+
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server looks for
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("X-Amz-Target") != _TARGET:
+            self._answer(*self._forward(body))
+            return
+        proxy, content = self.server.fake, json.loads(body)
+        request = Request(tuple(content["Entries"]))
+        proxy.record(request)
+        claimed = proxy.claim(request)
+        if not claimed:
+            self._answer(*self._forward(body))
+            return
+        (injection,) = claimed
+        proxy.count(injection)
+        match injection.fault:
+            case Partial(places, sender_fault, code, message):
+                self._partly(content, places, {"SenderFault": sender_fault, "Code": code, "Message": message})
+            case Poison(ids):
+                places = frozenset(place for place, each in enumerate(request.ids) if each in ids)
+                self._partly(content, places, {"SenderFault": True, "Code": "InvalidMessageContents"})
+            case Refusal(status, code, message):
+                self._answer(status, json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": message}).encode())
+            case Body(content_):
+                self._answer(200, content_)
+            case LostAnswer():
+                self._forward(body)
+                raise ConnectionAbortedError
+            case Stall():
+                self.stall(injection, math.inf)
+                raise ConnectionAbortedError
+
+    def _partly(self, content: dict[str, Any], places: frozenset[int], reason: Mapping[str, object]) -> None:
+        entries = content["Entries"]
+        failed = [{"Id": entry["Id"], **reason} for place, entry in enumerate(entries) if place in places]
+        content["Entries"] = [entry for place, entry in enumerate(entries) if place not in places]
+        answer: dict[str, Any] = {}
+        if content["Entries"]:
+            _, stored = self._forward(json.dumps(content).encode())
+            answer = json.loads(stored)
+        self._answer(200, json.dumps(answer | {"Failed": failed}).encode())
+
+    def _forward(self, body: bytes) -> tuple[int, bytes]:
+        kept = ("X-Amz-Target", "Content-Type", "Authorization", "X-Amz-Date")
+        headers = {name: self.headers[name] for name in kept if name in self.headers}
+        answer = urllib3.request(
+            "POST", self.server.fake.upstream + self.path, body=body, headers=headers, retries=False, timeout=30
+        )
+        return answer.status, answer.data
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class SqsProxy(HttpServer[Request, Fault]):
+    """The proxy in front of one server."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(_Handler, "sqs-proxy")
+        self.upstream = upstream
+
+    def queue(self, url: str) -> str:
+        """The URL of a queue of the server's, on the way through here."""
+        return self.url + urlsplit(url).path
