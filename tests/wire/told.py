@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -107,8 +108,10 @@ class SinkFile:
         return self.messages
 
     def wait_for_id(self, answer: Message) -> None:
-        """Return once the message of this object of the API server's is stored."""
+        """Return once the message of this object of the API server's is stored, and its batch synced."""
         self.wait_for(lambda messages: id_of(answer) in ids(messages), f"{id_of(answer)} to be stored")
+        with self.path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # which the run holds until then: stopped before, it would keep it
 
 
 class Log:
