@@ -161,13 +161,14 @@ def test_r11_too_many_versions_are_sampled_and_only_brief_lives_may_be_missing(
     """Without the time to look at every version, a gap comes first, and what lived for long enough is told."""
     watched = Watched(proxied)
     scene = replace(scene, watched=watched)
-    # On any machine then: what is counted together takes 0.05 s.
+    # On any machine then: what is counted together takes 0.05 s, and who writes waits while the versions pass.
     proxy.inject(on=counts(), fault=Delay(0.05), times=None)
     watched.run()
     left = time.monotonic()
     a_restart(scene, proxied.saved.version)
     for _ in range(20):
-        scene.control_plane.pass_versions(1_000)
+        with scene.writers.paused():
+            scene.control_plane.pass_versions(1_000)
         scene.wait_for_writes(20)
     back = time.monotonic()
     watched.run("5s", "--recover=10s")
