@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING
 
 from job.credentials import GoogleCredentials
@@ -33,3 +34,10 @@ def require(module: str, extra: str) -> None:
     if find_spec(module) is None:
         message = f"{module} is not installed: pip install 'workflow-watcher[{extra}]'"
         raise UsageError(message)
+
+
+def untrusted(error: object) -> bool:
+    """Whether a certificate is the reason of an error, in whatever libraries have wrapped it."""
+    if not isinstance(error, BaseException) or isinstance(error, SSLCertVerificationError):
+        return isinstance(error, SSLCertVerificationError)
+    return any(map(untrusted, (*error.args, error.__cause__ or error.__context__)))

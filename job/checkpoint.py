@@ -76,7 +76,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     current_at: str = ""
     """When `version` was last known to be the present, RFC 3339: since then something may be lost."""
     audited_at: str = ""
-    """When the inventory was last compared with the server's own past (R9)."""
+    """When the inventory was last found to agree with the server's own past (R9); empty where it does not."""
     runs: tuple[RunRecord, ...] = ()
 
 

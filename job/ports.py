@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from job.change import Kind, Object
-from job.errors import Refused, Unavailable
+from job.errors import WatcherError
 from job.message import Message
 
 
@@ -140,7 +140,7 @@ class Partly(Exception):
     Where the sink keeps an order, what is stored of each key comes before what is not.
     """
 
-    def __init__(self, stored: Collection[str], reason: Unavailable | Refused) -> None:
+    def __init__(self, stored: Collection[str], reason: WatcherError) -> None:
         """`stored` are ids of messages."""
         super().__init__(str(reason))
         self.stored = frozenset(stored)
@@ -159,7 +159,7 @@ class Sink(Protocol):
         """Return when every message is stored, in this order; `timeout` in seconds.
 
         One attempt. Raises `Unavailable` when it is unknown which of them were, `Refused` when none were and some never
-        will be, and `Partly` when some were, and one of the two is true of the others.
+        will be, and `Partly` when some were, with the error that the others would have raised alone.
         Publishing the same messages again is allowed and may store them twice.
         """
 
@@ -179,8 +179,9 @@ class Stored(msgspec.Struct, frozen=True):
 class Store(Protocol):
     """Keeps one small value."""
 
-    most_bytes: int | None
-    """The largest value that it takes; None: larger than any checkpoint."""
+    @property
+    def most_bytes(self) -> int | None:
+        """The largest value that it takes, as far as its last answer said; None: larger than any checkpoint."""
 
     def open(self) -> None:
         """Get ready, once, before the first load: find the credentials."""

@@ -24,6 +24,9 @@ _DURATION = re.compile(r"(?:(?P<hours>\d{1,5})h)?(?:(?P<minutes>\d{1,7})m)?(?:(?
 _RESOURCE = re.compile(
     r"(?P<plural>[a-z][a-z0-9-]*)\.(?P<version>v\d+(?:(?:alpha|beta)\d+)?)(?:\.(?P<group>(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*)?))?"
 )
+HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]+\]"
+"""A pattern of what may stand for the host in a URL: names that can be looked up, and addresses."""
+_LOG_IN = re.compile(r"://(?:[^/]*|[^/]*:.*)@")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHORTEST_WINDOW = timedelta(seconds=3)
 _FROM_SERVICES = re.compile(r".*_SERVICE_.*|.*_PORT(_.*)?")
@@ -63,7 +66,7 @@ class Address:
         for name in self.options:
             if name not in names:
                 known = f"it has {' and '.join(names)}" if names else "it has none"
-                message = f"{self.scheme}: has no option {name!r} in {str(self)!r}; {known}"
+                message = f"{self.place!r} has no option {name!r}; {known}"
                 raise UsageError(message)
 
 
@@ -137,6 +140,12 @@ def parse_version(text: str) -> int:
 def parse_address(text: str, what: str, schemes: Iterable[str]) -> Address:
     """The address of a sink or a store of one of these schemes; what else it must be, its adapter knows."""
     scheme, colon, path = text.partition(":")
+    if _LOG_IN.search(text):
+        message = (
+            f"the {what} {scheme}: has a user or a password in its URL, which is logged: "
+            "docs/sinks.md and docs/stores.md say where a log-in belongs"
+        )
+        raise UsageError(message)
     known = sorted(schemes)
     if not colon or scheme not in known:
         message = f"the {what} {text!r} does not begin with {' or '.join(f'{name}:' for name in known)}"

@@ -145,7 +145,7 @@ def _probe(settings: Settings, source: Source, saved: Checkpoint | None) -> Curr
     if settings.resource_version and settings.resource_version > page.version:
         message = f"--resource-version {settings.resource_version} is in the future: the cluster is at {page.version}"
         raise UsageError(message)
-    if settings.scope.namespace and not page.objects and not (saved and saved.inventory):
+    if settings.scope.namespace and not page.objects and not (saved and (saved.inventory or not saved.whole)):
         _check_namespace(settings.scope.namespace, source)
     return Current(identity, page.version)
 

@@ -72,7 +72,7 @@ class Ledger:
         self._identity = start.identity
         self._whole = start.whole
         self.audited_at = start.audited_at
-        """When the inventory and the server's past were last found to agree."""
+        """When the inventory and the server's past were last found to agree; empty while they do not."""
         self.epoch = start.epoch
         """How often the cluster was rewound."""
         self.version = start.version
@@ -207,7 +207,9 @@ class Commit:
         self.size = 0
         """Bytes of the last save."""
         self.note = ""
-        """What a person should know of the room that is left in the store."""
+        """What a person should know of the room that was left in the store for the last save."""
+        self._left_out = False
+        """Whether it says that there was too little."""
 
     @property
     def moved(self) -> bool:
@@ -286,16 +288,17 @@ class Commit:
         """The bytes to save; without the inventory, where the store has no room for that."""
         data, most = codec.encode(checkpoint), self._store.most_bytes
         if most is None or len(data) <= most * NEARLY:
+            self.note = ""
             return data
-        note = f"The checkpoint has {len(data)} bytes, and its store takes {most}: "
-        if len(data) <= most:
-            note += "use another store before the inventory must be left out."
-        else:
+        note, left_out = f"The checkpoint has {len(data)} bytes, and its store takes {most}: ", len(data) > most
+        if left_out:
             note += "the inventory was left out. What is deleted while etcd's history is lost will never be told."
             data = codec.encode(msgspec.structs.replace(checkpoint, inventory={}, whole=False))
-        if not self.note:
+        else:
+            note += "use another store before the inventory must be left out."
+        if not self.note or left_out != self._left_out:
             log.warning(note, extra=event("store.full", bytes=len(data), most=most))
-        self.note = note
+        self.note, self._left_out = note, left_out
         return data
 
     def _is_stored(self, ours: Checkpoint, timeout: float) -> bool:

@@ -54,10 +54,10 @@ def relist(session: Session, reason: Reason | None, watch: Watch, at: int = 0) -
     rewound = False
     while True:
         session.settle()
+        if reason is Reason.FORGOTTEN:
+            session.ledger.announced = 0  # perhaps nothing was told behind that gap: this one is about all of it again
         if not rewound:
-            start = session.ledger.version
-            if reason is not Reason.FORGOTTEN:  # which takes back what was announced, and not told
-                start = max(start, session.ledger.announced)
+            start = max(session.ledger.version, session.ledger.announced)
         if reason is Reason.REWOUND and not rewound:
             if start or session.ledger.listed:  # else an earlier run has begun the epoch, and listed nothing in it
                 session.rewind()
@@ -68,6 +68,9 @@ def relist(session: Session, reason: Reason | None, watch: Watch, at: int = 0) -
             return _relist(session, reason, start, watch, at)
         except Expired:
             at = 0
+            if reason in UNKNOWN and session.ledger.announced:
+                # What was told since then stays told: the next gap begins where that one ended.
+                reason, rewound = Reason.INTERRUPTED, False
             log.info("The listing expired before it was read; listing again", extra=event("listing.expired"))
         except WentBack:
             reason, rewound, at = Reason.REWOUND, False, 0
@@ -84,8 +87,10 @@ def audit(session: Session) -> bool:
         if gone or any(part.differences for part in parts):
             log.warning("The inventory and the server's past differ at %d", version, extra=event("audit.drift"))
             _check_deletions(session, parts, gone)
+            since = session.ledger.audited_at or session.since
+            session.ledger.audited_at = ""  # until it is told: the server's past is not what the sink knows
             session.foresee(_new(parts))
-            session.announce(Reason.DRIFTED, version, version, since=session.ledger.audited_at or session.since)
+            session.announce(Reason.DRIFTED, version, version, since=since)
             _tell(session, parts, gone)
     except Expired:
         log.info("The server no longer has version %d; the audit waits", version, extra=event("audit.expired"))
@@ -115,16 +120,15 @@ def pin(session: Session, version: int) -> None:
 def remember(session: Session) -> bool:
     """Read back the inventory that was left out of the checkpoint; gives whether the server still has that version.
 
-    Of no use after a killed listing: that told of more than there was at the version. Who has left the selector since
-    is not among it.
+    Of no use after a killed listing, which told of more than there was at the version, nor after a killed audit, which
+    had found that the sink knows something else. Who has left the selector since is not among it.
     """
     version = session.position
     try:
-        pages = list(_pages(session, Query(limit=PAGE, at=version))) if version else []
+        session.seen = _entered(session, _pages(session, Query(limit=PAGE, at=version))) if version else {}
     except Expired:
         log.info("The server no longer has version %d, nor the inventory", version, extra=event("inventory.expired"))
         return False
-    session.seen = _entered(session, pages)
     session.enter(Effect(inventory=dict(session.seen)))
     session.ledger.acknowledge()
     return version > 0

@@ -49,8 +49,10 @@ class Window:
         """Find a version to watch from; without one, list."""
         session, settings = self._session, self._session.settings
         lost = resume.history_lost(self._known, self._current)
-        if not self._known.whole and lost is not Reason.REWOUND and (lost or not listing.remember(session)):
-            lost = Reason.FORGOTTEN
+        if not self._known.whole and lost is not Reason.REWOUND:
+            usable = self._known.audited_at and not lost
+            if not usable or not listing.remember(session):
+                lost = Reason.FORGOTTEN
         if lost:
             session.summary.start = lost.value
             listing.relist(session, lost, self.open)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from job.access import untrusted
 from job.change import Resource
 from job.errors import ActionNeeded, Expired, Forbidden, NotServed, OutOfTime, Unauthorized, Unavailable
 from job.logs import event
@@ -193,7 +193,7 @@ class KubernetesSource:
                     return status, take(answer, patience)
                 refusal = self._body(answer, patience)
             except ERRORS as error:
-                if _untrusted(error):
+                if untrusted(error):
                     message = f"the certificate of {self._connection.host} is not trusted: {_plain(error)}"
                     raise ActionNeeded(message) from error
                 trouble = f"{self._connection.host} cannot be reached: {_plain(error)}"
@@ -274,11 +274,6 @@ def _retry_after(answer: Answer) -> float:
     if value is None:
         return 0.0
     return float(value) if value.isdigit() else 1.0
-
-
-def _untrusted(error: BaseException) -> bool:
-    """Whether the server's certificate failed; other TLS errors are those of a server that goes away or comes up."""
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (error, *error.args, error.__cause__))
 
 
 def _plain(error: Exception) -> str:

@@ -12,9 +12,10 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
@@ -35,7 +36,12 @@ _LOCATION = re.compile(
 )
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 """Refusals that pass by themselves, beside all that are the server's fault."""
+_STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_STARTING_SECONDS, _STARTING_PAUSE = 2.0, 0.2
+"""How long these may still come from a server that is starting, and knows no rights yet; and between two looks."""
 _LONGEST_REASON = 300
+
+Answer = TypeVar("Answer")
 
 
 class _Status(msgspec.Struct):
@@ -46,6 +52,7 @@ class ConfigMapStore:
     """One key of one ConfigMap. The token of a value is the hash of its bytes."""
 
     most_bytes: int | None = MOST_BYTES
+    """What the other keys leave over."""
 
     def __init__(self, namespace: str, name: str, cluster: Callable[[], Configuration]) -> None:
         self._namespace = namespace
@@ -91,30 +98,47 @@ class ConfigMapStore:
 
     def _read(self, until: float) -> tuple[bytes | None, str]:
         """The value, None if there is none, and the version of the ConfigMap."""
-        assert self._api  # it is open  # noqa: S101
+        read = self._opened.read_namespaced_config_map
         with self._translated("read"):
-            found: V1ConfigMap = self._api.read_namespaced_config_map(
-                self._name, self._namespace, _request_timeout=_attempt(until)
-            )
-            value = (found.binary_data or {}).get(KEY)
-            return None if value is None else b64decode(value, validate=True), str(found.metadata.resource_version)
+            found: V1ConfigMap = self._asked(partial(read, self._name, self._namespace), until)
+            values = {key: b64decode(value, validate=True) for key, value in (found.binary_data or {}).items()}
+            data = values.pop(KEY, None)
+            texts = (found.data or {}).values()
+            self.most_bytes = MOST_BYTES - sum(map(len, values.values())) - sum(len(text.encode()) for text in texts)
+            return data, str(found.metadata.resource_version)
 
     def _patched(self, data: bytes, version: str, until: float) -> bool:
         """Whether the key was replaced; it is not when the ConfigMap has another version by now."""
         from kubernetes.client import ApiException
 
-        assert self._api  # it is open  # noqa: S101
-        patch = {"metadata": {"resourceVersion": version}, "binaryData": {KEY: b64encode(data).decode()}}
+        body = {"metadata": {"resourceVersion": version}, "binaryData": {KEY: b64encode(data).decode()}}
+        patch = self._opened.patch_namespaced_config_map
         with self._translated("written"):
             try:
-                self._api.patch_namespaced_config_map(
-                    self._name, self._namespace, patch, _request_timeout=_attempt(until)
-                )
+                self._asked(partial(patch, self._name, self._namespace, body), until)
             except ApiException as error:
                 if error.status != HTTPStatus.CONFLICT:
                     raise
                 return False
         return True
+
+    @property
+    def _opened(self) -> CoreV1Api:
+        assert self._api  # noqa: S101 - `open` comes first
+        return self._api
+
+    def _asked(self, request: Callable[..., Answer], until: float) -> Answer:
+        """The answer to a request; a refusal is looked at again for a moment, since it has changed nothing."""
+        from kubernetes.client import ApiException
+
+        patient = min(until, time.monotonic() + _STARTING_SECONDS) - _STARTING_PAUSE
+        while True:
+            try:
+                return request(_request_timeout=_attempt(until))
+            except ApiException as error:
+                if error.status not in _STARTING or time.monotonic() >= patient:
+                    raise
+            time.sleep(_STARTING_PAUSE)
 
     def __str__(self) -> str:
         return f"the ConfigMap {self._namespace}/{self._name}"

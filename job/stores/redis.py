@@ -11,22 +11,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha1
-from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Self
 
-from job.access import Access, require
+from job.access import Access, require, untrusted
 from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
 from job.ports import Conflict, Stored
-from job.settings import Address
+from job.settings import HOST, Address
 
 if TYPE_CHECKING:  # importing it takes 0.3 s
     from redis import Redis
 
 USERNAME, PASSWORD = "REDIS_USERNAME", "REDIS_PASSWORD"
 _CONNECT_SECONDS, _READ_SECONDS, _SHORTEST_SECONDS = 3.0, 10.0, 0.1
-_LOCATION = re.compile(
-    r"//(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/(?P<database>[0-9]{1,4})"
-)
+_LOCATION = re.compile(rf"//(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/(?P<database>[0-9]{{1,4}})")
 _PORT = 6379
 _SAVE = """
 local stored = redis.call('GET', KEYS[1])
@@ -34,8 +31,8 @@ if (stored and redis.sha1hex(stored) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
-_PASSING = ("NOREPLICAS", "BUSY ")
-"""What the server says of a state that passes, and that its client has no class for."""
+_PASSING = ("NOREPLICAS", "BUSY ", "READONLY")
+"""What the server says of a state that passes, where the client has no class for it; before Redis 7 not in a script."""
 _LONGEST_REASON = 300
 
 
@@ -51,11 +48,6 @@ class RedisStore:
     @classmethod
     def at(cls, address: Address, _: Access) -> Self:
         """The store of `redis://HOST[:PORT]/DB?key=NAME`, with TLS as `rediss:`. Raises `UsageError`."""
-        if "@" in address.path:
-            message = (
-                f"a password does not belong into the URL of a checkpoint, which is logged: set {PASSWORD}, {USERNAME}"
-            )
-            raise UsageError(message)
         address.allow("key")
         found, key = _LOCATION.fullmatch(address.path), address.options.get("key", "")
         if not found or not key:
@@ -111,7 +103,7 @@ class RedisStore:
             message = f"{self} cannot be {done}: {_said(error)} ({PASSWORD} and {USERNAME} are the log-in)"
             raise Unauthorized(message) from error
         except exceptions.NoPermissionError as error:
-            message = f"{self} may not be {done}: allow GET, SET and EVAL on it ({_said(error)})"
+            message = f"{self} may not be {done}: allow GET, SET, EVAL and SELECT on it ({_said(error)})"
             raise Forbidden(message) from error
         except (
             exceptions.ConnectionError,
@@ -121,7 +113,7 @@ class RedisStore:
             exceptions.TryAgainError,
             OSError,
         ) as error:
-            if _untrusted(error):
+            if untrusted(error):
                 message = f"{self} has a certificate that is not trusted: {_said(error)} (SSL_CERT_FILE names others)"
                 raise ActionNeeded(message) from error
             message = f"{self} cannot be {done}: {_said(error)}"
@@ -133,15 +125,6 @@ class RedisStore:
 
 def _token(data: bytes) -> str:
     return sha1(data, usedforsecurity=False).hexdigest()
-
-
-def _untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate was the reason."""
-    while error:
-        if isinstance(error, SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _said(error: BaseException) -> str:

@@ -109,7 +109,10 @@ class MortalStore:
     def __init__(self, store: Store, crash: Crash) -> None:
         self._store = store
         self._crash = crash
-        self.most_bytes = store.most_bytes
+
+    @property
+    def most_bytes(self) -> int | None:
+        return self._store.most_bytes
 
     def open(self) -> None:
         self._store.open()

@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 
 from job.change import Reason
-from job.run.commit import NEARLY
+from job.run.commit import NEARLY, SAVE_INTERVAL
+from job.run.window import AUDIT_INTERVAL
 from job.settings import Initial
-from tests.fakes.crash import Crash, Killed
+from tests.fakes.crash import Crash, Killed, Step
 from tests.run import promises
-from tests.run.scene import Scene
+from tests.run.scene import Scene, at_once
 
 MANY = 60
 WITHOUT = 500
@@ -168,6 +169,114 @@ def test_r18_what_was_told_after_all_was_in_doubt_is_not_put_in_doubt_again(why:
         assert b'"missing":"intermediate"' in scene.messages[told].data
         assert promises.diverged(scene) == []
         assert promises.untold(scene) == []
+
+
+@pytest.mark.parametrize("why", [Reason.FORGOTTEN, Reason.REWOUND])
+@pytest.mark.parametrize("room", [None, WITHOUT], ids=["room", "none"])
+def test_r18_a_listing_that_begins_again_after_all_was_in_doubt_goes_on_there(why: Reason, room: int | None) -> None:
+    """Compacted while whole objects are read: what was told of it stays told, and the next gap is about the rest."""
+    with Scene() as scene:
+        for number in range(1_000):
+            scene.cluster.create(f"w{number:03}")
+        scene.store.most_bytes = WITHOUT if why is Reason.FORGOTTEN else room
+        scene.run()
+        scene.store.most_bytes = room
+        if why is Reason.FORGOTTEN:
+            scene.cluster.delete("w001")
+            scene.cluster.compact()
+        else:
+            scene.cluster.rewind(scene.saved.version - 10)
+        scene.cluster.while_listed.extend([lambda: None] * 20 + [at_once(scene.cluster.tick, scene.cluster.compact)])
+        summary = scene.run()
+        scene.run()
+
+        assert (summary.start, summary.gaps, summary.exit_code) == (why, [why, "interrupted"], 0)
+        assert promises.diverged(scene) == []
+        assert promises.untold(scene) == []
+
+
+def test_r18_a_forgotten_gap_that_was_not_told_is_told_by_the_next_run() -> None:
+    """However much an earlier gap has announced: whoever was deleted meanwhile was known to nobody."""
+    with Scene() as scene:
+        for number in range(1_000):
+            scene.cluster.create(f"w{number:03}")
+        scene.store.most_bytes = WITHOUT
+        scene.run()
+        for number in range(900):
+            scene.cluster.change(f"w{number:03}")
+        scene.cluster.expire()
+        batches = iter([lambda: None, lambda: None, scene.signal])
+        scene.sink.before = lambda _: next(batches, lambda: None)()
+        announced = scene.run(scene.settings(recover=timedelta()))
+        assert scene.saved.announced > scene.saved.version
+        for number in range(950, 1_000):
+            scene.cluster.delete(f"w{number:03}")
+        scene.cluster.tick()
+        scene.store.most_bytes = None
+        told = len(scene.messages)
+        with pytest.raises(Killed):
+            scene.run(crash=Crash("saved"))
+        assert (scene.saved.whole, len(scene.messages)) == (True, told)
+        scene.cluster.tick()
+        following = scene.run()
+        scene.run()
+
+        assert announced.gaps == ["expired"]
+        assert following.gaps == ["forgotten"]
+        assert promises.diverged(scene) == []
+        assert promises.untold(scene) == []
+
+
+@pytest.mark.parametrize("step", ["save", "saved", "publish", "published"])
+def test_r20_an_audit_that_was_killed_is_not_taken_for_what_was_told(scene: Scene, step: Step) -> None:
+    """It has found that the watch had lost something, and the inventory fits no more: the next run says so."""
+    scene.run()
+    scene.cluster.create("overlooked")
+    scene.cluster.delete("w03")
+    scene.save(scene.cluster.version, scene.saved.inventory)
+    scene.clock.jump(AUDIT_INTERVAL.total_seconds())
+    scene.store.most_bytes = WITHOUT
+    with pytest.raises(Killed):
+        scene.run(crash=Crash(step))
+    scene.run()
+    scene.run()
+
+    assert promises.diverged(scene) == []
+    assert promises.untold(scene) == []
+
+
+def test_r20_a_namespace_that_is_gone_had_objects(left_out: Scene) -> None:
+    """Nothing is listed there, and nothing is known by heart: their deletions are told all the same."""
+    for number in range(MANY):
+        left_out.cluster.delete(f"w{number:02}")
+    left_out.cluster.namespace_exists = False
+    summary = left_out.run()
+
+    assert (summary.exit_code, summary.published) == (0, {"deleted": MANY})
+
+
+def test_what_is_said_of_the_room_is_about_the_last_save(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """A run warns of little room, and again when there is none; when there is enough at its end, it says nothing."""
+    scene.run()
+    size = len(scene.store.values[-1])
+    scene.store.most_bytes = int(size / NEARLY)
+    scene.store.before_save.append(lambda: setattr(scene.store, "most_bytes", size // 2))
+    scene.cluster.while_watched.append(lambda: scene.clock.jump(SAVE_INTERVAL))
+    scene.cluster.change("w00")
+    caplog.clear()
+    fuller = scene.run()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    scene.store.before_save.append(lambda: setattr(scene.store, "most_bytes", None))
+    scene.cluster.while_watched.append(lambda: scene.clock.jump(SAVE_INTERVAL))
+    scene.cluster.change("w00")
+    emptier = scene.run()
+
+    assert [warning.rpartition(": ")[2].partition(".")[0] for warning in warnings] == [
+        "use another store before the inventory must be left out",
+        "the inventory was left out",
+    ]
+    assert fuller.notes == warnings[1:]
+    assert emptier.notes == []
 
 
 def test_with_room_it_is_saved_again(left_out: Scene) -> None:

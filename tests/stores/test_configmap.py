@@ -211,6 +211,19 @@ def test_what_a_config_map_cannot_take_is_for_a_person(store: Store) -> None:
     assert loaded(store).data == MANY
 
 
+def test_the_other_keys_take_some_of_the_room(store: Store, cluster: Cluster, config_map: str) -> None:
+    """The limit is that of all values together: what is left is known as soon as they have been seen."""
+    others = {"data": {"text": "ü" * 1000}, "binaryData": {"bytes": b64encode(b"x" * 500).decode()}}
+    cluster.request("PATCH", config_map, others, content_type="application/merge-patch+json")
+    assert store.load(TIMEOUT) is None
+    assert store.most_bytes == MOST_BYTES - 2500
+    token = store.save(MANY[2500:], None, TIMEOUT)
+    with pytest.raises(ActionNeeded, match="may not be more than 1048576 bytes"):
+        store.save(MANY[2499:], token, TIMEOUT)
+
+    assert (store.most_bytes, len(loaded(store).data)) == (MOST_BYTES - 2500, MOST_BYTES - 2500)
+
+
 def test_an_immutable_config_map_is_for_a_person(store: Store, cluster: Cluster, config_map: str) -> None:
     """It says so itself."""
     cluster.request("PATCH", config_map, {"immutable": True}, content_type="application/merge-patch+json")
@@ -262,6 +275,20 @@ def test_a_save_without_an_answer_may_have_happened(proxied: ConfigMapStore, pro
         proxied.save(b"one", None, TIMEOUT)
 
     assert lost.fired == 1
+    assert loaded(proxied).data == b"one"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "Unauthorized"), (403, "Forbidden")])
+def test_a_server_that_has_just_started_refuses_for_a_moment(
+    proxied: ConfigMapStore, proxy: ApiProxy, status: int, reason: str
+) -> None:
+    """It knows no rights yet: reading and saving look again, and a person is not called."""
+    fault = refusal(status, reason, "not yet")
+    refused = [proxy.inject(on=READS, fault=fault, times=2), proxy.inject(on=PATCHES, fault=fault, times=2)]
+    assert proxied.load(TIMEOUT) is None
+    proxied.save(b"one", None, TIMEOUT)
+
+    assert [each.fired for each in refused] == [2, 2]
     assert loaded(proxied).data == b"one"
 
 

@@ -177,9 +177,10 @@ def logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSWORD, "SECRET")
 
 
-def test_the_rights_of_the_docs_suffice(guarded: Valkey, logged_in: None) -> None:
-    """For the key that they name, and for no other."""
-    store = store_at(guarded.url("workflow-watcher"))
+@pytest.mark.parametrize("database", [0, 3])
+def test_the_rights_of_the_docs_suffice(guarded: Valkey, logged_in: None, database: int) -> None:
+    """For the key that they name, in any database, and for no other."""
+    store = store_at(guarded.url("workflow-watcher", database=database))
     token = store.save(b"one", None, TIMEOUT)
     store.save(b"two", token, TIMEOUT)
 
@@ -187,7 +188,7 @@ def test_the_rights_of_the_docs_suffice(guarded: Valkey, logged_in: None) -> Non
     other = store_at(guarded.url("other"))
     attempts: list[Callable[[], object]] = [lambda: other.load(TIMEOUT), lambda: other.save(b"one", None, TIMEOUT)]
     for attempt in attempts:
-        with pytest.raises(Forbidden, match="allow GET, SET and EVAL"):
+        with pytest.raises(Forbidden, match="allow GET, SET, EVAL and SELECT"):
             attempt()
 
 
@@ -263,19 +264,11 @@ def test_a_certificate_that_is_not_trusted_is_for_a_person(
         "redis://localhost:6379?key=a",
         "redis://localhost:6379/x?key=a",
         "redis://localhost:port/0?key=a",
+        "redis://my..host/0?key=a",
         "rediss:///0?key=a",
-        "redis://localhost:6379/0?key=a&ttl=5",
     ],
 )
 def test_an_address_that_cannot_be_is_a_usage_error(url: str) -> None:
     """It is named."""
     with pytest.raises(UsageError, match=re.escape(url)):
         store_at(url)
-
-
-def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
-    """The URL is logged; the variables for it are named."""
-    with pytest.raises(UsageError, match=PASSWORD) as raised:
-        store_at("redis://user:SECRET@localhost:6379/0?key=a")
-
-    assert "SECRET" not in str(raised.value)

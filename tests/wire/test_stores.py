@@ -23,6 +23,7 @@ from job.stores.configmap import KEY, MOST_BYTES
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.bed.valkey import Valkey
+from tests.bed.waiting import wait_until
 from tests.fakes.gcs_server import GcsServer
 from tests.program import Outcome, Program, Running
 from tests.wire.conftest import CreateMany
@@ -148,23 +149,30 @@ def run(program: Program, place: Place, sink_file: SinkFile, *options: str) -> O
 def test_p1_a_run_that_is_killed_in_the_middle_loses_nothing(
     *, program: Program, cluster: Cluster, namespace: str, place: Place, sink_file: SinkFile, create_many: CreateMany
 ) -> None:
-    """After a kill -9 the checkpoint is what it was; the next run goes on from there, and repeats what was told."""
+    """After a kill -9 the next run goes on from the last save, which was not ahead of the sink, and tells the rest."""
     first = cluster.create(namespace, "first")
     began = run(program, place, sink_file)
     before = place.data
-    with start(program, place, sink_file, "--window=60s") as running:
-        created = create_many(namespace, 20)
-        sink_file.wait_for_id(created[0])
+    with start(program, place, sink_file, "--window=100s") as running:
+        created = create_many(namespace, 10)
+        wait_until(lambda: place.data != before, SOON, "a save in the middle of the run")
+        created += [cluster.create(namespace, f"later-{number}") for number in range(10)]
+        sink_file.wait_for_id(created[-1])
         running.send(signal.SIGKILL)
         running.process.wait()
-    killed = place.data
+    assert place.data
+    killed = codec.decode(place.data)
+    told = {message["id"] for message in sink_file.messages}
     cluster.delete(namespace, "first")
     resumed = run(program, place, sink_file)
 
-    assert before == killed != place.data
+    saved = [each for each in (first, *created) if int(each["metadata"]["resourceVersion"]) <= killed.version]
+    assert {id_of(each) for each in saved} <= told
+    assert len(saved) > 1
     assert (began.code, resumed.code, resumed.summary["start"]) == (0, 0, "resumed")
-    told = ids(sink_file.messages)
-    assert set(told) == {id_of(first), f"{first['metadata']['uid']}/deleted", *map(id_of, created)}
+    assert resumed.summary["from"] == str(killed.version)
+    told = set(ids(sink_file.messages))
+    assert told == {id_of(first), f"{first['metadata']['uid']}/deleted", *map(id_of, created)}
     assert same_data_under_one_id(sink_file)
     assert gaps(sink_file.messages) == []
 
@@ -177,8 +185,10 @@ def test_r13_of_two_runs_one_wins_and_the_other_stops(
     with start(program, place, sink_file, "--window=60s") as losing:
         created = cluster.create(namespace, "a")
         sink_file.wait_for_id(created)
+        losing.send(signal.SIGSTOP)  # however long the winner takes, this one does not save before it
         winner = run(program, place, sink_file)
         saved = place.data
+        losing.send(signal.SIGCONT)
         losing.send(signal.SIGTERM)
         loser = losing.finish()
 
@@ -224,7 +234,7 @@ def test_a_config_map_that_is_nearly_full_is_told_before_it_bites(
     run(program, config_map, sink_file)
     config_map.put(filled(config_map.saved, NEARLY * MOST_BYTES))
     warned = run(program, config_map, sink_file)
-    config_map.put(filled(config_map.saved, MOST_BYTES - 2000))
+    config_map.put(filled(config_map.saved, MOST_BYTES - 1000))
     cluster.create(namespace, "w")
     for number in range(60):
         cluster.create(namespace, f"w-{number}")
