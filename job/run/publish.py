@@ -279,8 +279,12 @@ class Publisher:
             return part, error
         except Partly as partly:
             self._stored([each for each in part if each[1].id in partly.stored])
-            left = [each for each in part if each[1].id not in partly.stored]
-            return left, partly.reason if left else None
+            left, reason = [each for each in part if each[1].id not in partly.stored], partly.reason
+            if not left:
+                return [], None
+            if isinstance(reason, (Unavailable, Refused)):
+                return left, reason
+            raise reason from partly
         self._stored(part)
         return [], None
 

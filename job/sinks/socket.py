@@ -7,28 +7,30 @@ answer when the connection ends is sent again on the next one.
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
 import msgspec
 
 from job.access import Access
-from job.errors import ActionNeeded, Refused, Unavailable, UsageError
+from job.errors import ActionNeeded, Refused, Unavailable, UsageError, WatcherError
 from job.message import Message, structured
 from job.ports import Limits, Partly
-from job.settings import Address, local_path
+from job.settings import HOST, Address, local_path
 
 _CONNECT_SECONDS = 3.0
 _LONGEST_ANSWER = 65_536
 _PIECE = 65_536
 _LONGEST_PATH = 107
 """Bytes of a path that fit into a `sockaddr_un`."""
-_LOCATION = re.compile(r"//(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+_LOCATION = re.compile(rf"//(?P<host>{HOST}):(?P<port>[0-9]{{1,5}})")
 _MOST_PORT = 65_535
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class _Answer(msgspec.Struct):
@@ -39,13 +41,12 @@ class _Answer(msgspec.Struct):
 
 
 class _Silence(Exception):
-    """The connection ended, or the time, before there was an answer."""
+    """The connection ended before there was an answer."""
 
 
 class SocketSink:
     """One connection, opened by the first message and again after it broke. In one lane: it keeps the order of all."""
 
-    # A hundred answers take some 10 KB, which fit into the buffers of both sides: they are read when all is written.
     limits = Limits(lanes=1, messages=100, bytes=1_000_000)
 
     def __init__(self, name: str, *, host: str = "", port: int = 0, path: str = "", tls: bool = False) -> None:
@@ -75,17 +76,17 @@ class SocketSink:
         """Nothing to get ready: a run in which nothing changes needs no receiver."""
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - there is one
-        """Write the lines, and wait for as many answers."""
+        """Write the lines, and take an answer for each."""
         until = time.monotonic() + timeout
         stored: list[str] = []
         done = False
         try:
-            self._send(b"".join(structured(message) + b"\n" for message in messages), until)
+            answers = self._answers(b"".join(structured(message) + b"\n" for message in messages), until)
             for message in messages:
-                self._wait_for(message.id, until)
+                self._take(next(answers), message.id)
                 stored.append(message.id)
             done = True
-        except (Unavailable, Refused) as error:
+        except WatcherError as error:
             if stored:
                 raise Partly(stored, error) from error
             raise
@@ -98,19 +99,40 @@ class SocketSink:
             if not done:
                 self.close()
 
-    def _send(self, data: bytes, until: float) -> None:
+    def _answers(self, data: bytes, until: float) -> Iterator[bytes]:
+        """The receiver's lines, read while the data are written: it may say a lot before it has read everything."""
+        connection, unsent = self._ready(until), memoryview(data)
+        failure: OSError | None = None
+        while True:
+            while b"\n" in self._received or len(self._received) >= _LONGEST_ANSWER:
+                line, _, self._received = self._received.partition(b"\n")
+                yield line
+            try:
+                unsent = unsent[_written(connection, unsent) :]
+            except OSError as error:
+                unsent, failure = unsent[:0], error  # what the receiver has said before is still to be read
+            piece = _read(connection)
+            if piece:
+                self._received += piece
+            elif piece is None:
+                _wait(connection, until, writing=bool(unsent))
+            else:
+                raise failure or _Silence
+
+    def _ready(self, until: float) -> socket.socket:
+        """A connection that is open as far as anybody can know."""
+        seconds = _left(until)
         if not self._socket or not self._is_open(self._socket):
             self.close()
-            self._socket = self._connected(until)
-        self._socket.settimeout(_left(until))
-        self._socket.sendall(data)
+            self._socket = self._connected(min(_CONNECT_SECONDS, seconds))
+            self._socket.setblocking(False)
+        return self._socket
 
-    def _wait_for(self, wanted: str, until: float) -> None:
-        """Return once the receiver has said that it has stored the message."""
-        line = self._line(until)
+    def _take(self, line: bytes, wanted: str) -> None:
+        """Return if the receiver says that it has stored the message."""
         try:
             answer = msgspec.json.decode(line, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer = None
         if not answer or answer.id != wanted:
             shown = line[:100].decode(errors="backslashreplace")
@@ -120,32 +142,14 @@ class SocketSink:
             refusal = f"{self._name} refused message {wanted}: {answer.error}"
             raise Refused(refusal, [wanted])
 
-    def _line(self, until: float) -> bytes:
-        """The next line of the receiver's, or what there is of one that has no end."""
-        assert self._socket  # something was sent  # noqa: S101
-        while b"\n" not in self._received and len(self._received) < _LONGEST_ANSWER:
-            self._socket.settimeout(_left(until))
-            piece = self._socket.recv(_PIECE)
-            if not piece:
-                message = "the connection was closed"
-                raise _Silence(message)
-            self._received += piece
-        line, _, self._received = self._received.partition(b"\n")
-        return line
-
     def _is_open(self, idle: socket.socket) -> bool:
         """Whether nothing came while nothing was asked: else the receiver has closed it."""
-        idle.settimeout(0)
         try:
-            self._received += idle.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return not self._received
+            return not self._received and _read(idle) is None
         except OSError:
-            pass
-        return False
+            return False
 
-    def _connected(self, until: float) -> socket.socket:
-        seconds = min(_CONNECT_SECONDS, _left(until))
+    def _connected(self, seconds: float) -> socket.socket:
         if self._path:
             return self._at_path(seconds)
         connection = socket.create_connection((self._host, self._port), seconds)
@@ -188,6 +192,30 @@ class SocketSink:
         self._socket, self._received = None, b""
 
 
+def _written(connection: socket.socket, data: memoryview) -> int:
+    """How many bytes there was room for."""
+    try:
+        return connection.send(data[:_PIECE]) if data else 0
+    except _NOT_NOW:
+        return 0
+
+
+def _read(connection: socket.socket) -> bytes | None:
+    """What has come, empty at the end of the connection; None: nothing yet."""
+    try:
+        return connection.recv(_PIECE)
+    except _NOT_NOW:
+        return None
+
+
+def _wait(connection: socket.socket, until: float, *, writing: bool) -> None:
+    """Return once there is something to read, or, for who is `writing`, room."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
+    if not poll.poll(1000 * _left(until)):
+        raise TimeoutError
+
+
 def _left(until: float) -> float:
     left = until - time.monotonic()
     if left <= 0:
@@ -196,4 +224,6 @@ def _left(until: float) -> float:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, _Silence):
+        return "the connection was closed"
     return "there was no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__

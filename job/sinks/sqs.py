@@ -1,8 +1,8 @@
 """Messages in a queue of Amazon SQS: structured CloudEvents, in batches that are acknowledged entry by entry.
 
-A queue whose name ends in `.fifo` keeps the order of each object: its namespace and name make the message group, and
-the id of the event the deduplication id, which SQS remembers for five minutes. An entry may fail while a later one of
-its batch is stored; so a batch for such a queue has at most one message of each group.
+A queue whose name ends in `.fifo` keeps the order of each object: its namespace and name make the message group. An
+entry may fail while a later one of its batch is stored; so a batch for such a queue has at most one message of each
+group. What is told again within five minutes it drops, unless a gap stands between: see `Deduplication`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from http import HTTPStatus
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from job.access import Access, require
-from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
-from job.message import Message, structured
+from job.access import Access, require, untrusted
+from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError, WatcherError
+from job.message import GAP, Message, structured
 from job.ports import Limits, Partly
 from job.settings import Address
 
@@ -54,7 +55,17 @@ _UNKNOWN = frozenset(
     }
 )
 _UNFIT = frozenset({"BatchRequestTooLong", "InvalidMessageContents", "InvalidParameterValue"})
-_PASSING = frozenset({"KmsThrottled", "RequestThrottled", "Throttling", "ThrottlingException"})
+_PASSING = frozenset(
+    {
+        "IDPCommunicationError",
+        "KmsThrottled",
+        "RequestThrottled",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_OPERATION = "SendMessageBatch"
 _LONGEST_REASON = 300
 
 
@@ -64,6 +75,27 @@ class _Entry(NamedTuple):
     body: str
     group: str
     deduplication: str
+
+
+class Deduplication:
+    """Makes the ids by which a FIFO queue recognises what it has stored in the last five minutes.
+
+    Of the source and the id of a message, and of the gap that was told before it: who is told of a gap takes what is
+    not told again behind it for gone (R18), so what is told again there must be stored again.
+    """
+
+    def __init__(self) -> None:
+        # Lanes may share it: a gap is sent when nothing else is in flight, and acknowledged before what follows from
+        # it. So no message is tried on both sides of one, and all its attempts have the same id.
+        self._gap: tuple[str, ...] = ()
+
+    def id(self, message: Message) -> str:
+        """That of a message, in the order in which they are told."""
+        source = message.attributes["source"]
+        if message.attributes.get("dataschema") == GAP:
+            self._gap = (message.id,)
+            return _hash(source, message.id)
+        return _hash(source, message.id, *self._gap)
 
 
 class SqsSink:
@@ -79,6 +111,7 @@ class SqsSink:
         self._session: Session | None = None
         self._clients: dict[int, SQSClient] = {}
         """By their time-out in seconds, which a client has, and not a request."""
+        self._deduplication = Deduplication()
 
     @classmethod
     def at(cls, address: Address, _: Access) -> Self:
@@ -98,9 +131,8 @@ class SqsSink:
             found = self._opened().get_credentials()
             if found:
                 found.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
-            message = f"no AWS credentials could be had for {self._name}: {_line(error)}"
-            raise (Unavailable if _passes(error) else Unauthorized)(message) from error
+        except (BotoCoreError, ClientError, OSError, ValueError) as error:
+            raise self._cannot_send(error) from error
         if not found:
             message = (
                 f"there are no AWS credentials for {self._name}: in a pod they come from a role that is bound to its "
@@ -111,10 +143,15 @@ class SqsSink:
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:  # noqa: ARG002 - a queue has none
         """Send the batch, in one request where it fits into one."""
         stored: list[str] = []
+        until, left = monotonic() + timeout, timeout
         try:
-            for entries in self._requests(messages):
-                self._send(entries, stored, timeout)
-        except (Unavailable, Refused) as error:
+            for part in self._requests(messages):
+                if stored and left <= 0:
+                    message = f"{self._name} took {len(stored)} of {len(messages)} messages, and so all the time"
+                    raise Unavailable(message)
+                self._send(part, stored, left)
+                left = until - monotonic()
+        except WatcherError as error:
             if stored:
                 raise Partly(stored, error) from error
             raise
@@ -129,7 +166,7 @@ class SqsSink:
             if part and (size + length > MOST_BYTES or message.id in part or (self._fifo and group in groups)):
                 yield part
                 part, size, groups = {}, 0, set()
-            part[message.id] = _Entry(body, group, _hash(message.attributes["source"], message.id))
+            part[message.id] = _Entry(body, group, self._deduplication.id(message))
             size += length
             groups.add(group)
         yield part
@@ -159,9 +196,13 @@ class SqsSink:
                 sent["MessageGroupId"], sent["MessageDeduplicationId"] = entry.group, entry.deduplication
         with self._translated(ids):
             answer = self._client(timeout).send_message_batch(QueueUrl=self._url, Entries=entries)
-            told = {entry["Id"] for entry in answer.get("Successful", [])}
+            successful = {entry["Id"] for entry in answer.get("Successful", [])}
             failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
-        stored += [each for number, each in enumerate(ids) if str(number) in told]
+        told = [each for number, each in enumerate(ids) if str(number) in successful]
+        stored += told
+        for each in failed.values():
+            if barred := self._barred(_code(each.get("Code")), _reason(each)):
+                raise barred
         poison = {each: failed[str(number)] for number, each in enumerate(ids) if _is_poison(failed.get(str(number)))}
         if poison:
             said = "; ".join(f"message {each}: {_reason(entry)}" for each, entry in poison.items())
@@ -209,35 +250,55 @@ class SqsSink:
 
     @contextmanager
     def _translated(self, ids: Sequence[str]) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
         try:
             yield
         except ClientError as error:
-            raise self._told(error, ids) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            message = f"there are no AWS credentials for {self._name}: {_line(error)}"
-            raise Unauthorized(message) from error
-        except (BotoCoreError, ResponseParserError, OSError, LookupError, TypeError, AttributeError) as error:
+            # Another operation has been asked for credentials: they are renewed when they are needed.
+            sent = error.operation_name == _OPERATION
+            raise (self._told(error, ids) if sent else self._cannot_send(error)) from error
+        except (ResponseParserError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
             message = f"{self._name} did not take {len(ids)} messages: {_line(error)}"
             raise Unavailable(message) from error
+        except (BotoCoreError, OSError, ValueError) as error:
+            raise self._cannot_send(error) from error
 
-    def _told(self, error: ClientError, ids: Sequence[str]) -> Exception:
+    def _cannot_send(self, error: Exception) -> WatcherError:
+        """Why nothing can be sent at all; what boto3 leaves as `OSError` or `ValueError` is in files and settings."""
+        from botocore.exceptions import InvalidRegionError, ProfileNotFound
+
+        if untrusted(error):
+            message = f"{self._name} has a certificate that is not trusted: {_line(error)} (AWS_CA_BUNDLE names others)"
+            return ActionNeeded(message)
+        if _passes(error):
+            return Unavailable(f"{self._name} cannot be sent to for the moment: {_line(error)}")
+        if isinstance(error, (InvalidRegionError, ProfileNotFound)):
+            return UsageError(f"{self._name} cannot be sent to as the environment says: {_line(error)}")
+        return Unauthorized(f"no AWS credentials could be had for {self._name}: {_line(error)}")
+
+    def _told(self, error: ClientError, ids: Sequence[str]) -> WatcherError:
         """What the service means by an error."""
-        code, said = error.response["Error"].get("Code", "").rpartition(".")[2], _line(error)
+        code, said = _code(error.response["Error"].get("Code")), _line(error)
         if code in _UNFIT:
             what = f"message {ids[0]}" if len(ids) == 1 else f"one of {len(ids)} messages"
             return Refused(f"{self._name} refused {what}: {said}", ids)
+        if barred := self._barred(code, said):
+            return barred
+        if _passes(error):
+            return Unavailable(f"{self._name} did not take {len(ids)} messages: {said}")
+        return ActionNeeded(f"{self._name} cannot be sent to until somebody mends it: {said}")
+
+    def _barred(self, code: str, said: str) -> ActionNeeded | None:
+        """Why no message can be sent, whichever it is; None where that is not what the code says."""
         if code in _MISSING:
             return ActionNeeded(f"the queue {self._url} does not exist: create it, or correct --sink ({said})")
         if code in _DENIED:
             return Forbidden(f"the credentials may not send to {self._name}: allow sqs:SendMessage on it ({said})")
         if code in _UNKNOWN:
             return Unauthorized(f"{self._name} refused the credentials: {said}")
-        if _passes(error):
-            return Unavailable(f"{self._name} did not take {len(ids)} messages: {said}")
-        return ActionNeeded(f"{self._name} cannot be sent to until somebody mends it: {said}")
+        return None
 
 
 def _configuration(seconds: float) -> Config:
@@ -253,21 +314,35 @@ def _configuration(seconds: float) -> Config:
 
 def _passes(error: Exception) -> bool:
     """Whether the next attempt may succeed."""
-    response = getattr(error, "response", None)
-    if not response:
-        return not type(error).__name__.endswith(("CredentialsError", "CredentialError", "ConfigError"))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    throttled = response.get("Error", {}).get("Code", "").rpartition(".")[2] in _PASSING
+    from botocore.exceptions import (
+        ClientError,
+        ConnectionError as BotoConnectionError,
+        CredentialRetrievalError,
+        HTTPClientError,
+        IncompleteReadError,
+        MetadataRetrievalError,
+    )
+
+    if not isinstance(error, ClientError):
+        broken = (BotoConnectionError, HTTPClientError, IncompleteReadError, ConnectionError, TimeoutError)
+        return isinstance(error, (*broken, CredentialRetrievalError, MetadataRetrievalError))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    throttled = _code(error.response["Error"].get("Code")) in _PASSING
     lasting = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
     return throttled or not lasting or status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 def _is_poison(entry: BatchResultErrorEntryTypeDef | None) -> bool:
-    return entry is not None and bool(entry.get("SenderFault"))
+    return entry is not None and bool(entry.get("SenderFault")) and _code(entry.get("Code")) not in _PASSING
 
 
-def _hash(source: str, name: str) -> str:
-    return sha256(f"{source}\n{name}".encode()).hexdigest()
+def _code(code: str | None) -> str:
+    """The last part of `KMS.ThrottlingException`."""
+    return (code or "").rpartition(".")[2]
+
+
+def _hash(*names: str) -> str:
+    return sha256("\n".join(names).encode()).hexdigest()
 
 
 def _reason(entry: BatchResultErrorEntryTypeDef) -> str:

@@ -26,15 +26,22 @@ _LONGEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Break:
-    """Keeps so many lines of the connection, acknowledges so many of them, and closes it."""
+    """Keeps so many lines of the connection, acknowledges so many of them, and closes it at once, as who is killed."""
 
     stored: int = 0
     acknowledged: int = 0
 
 
 @dataclass(frozen=True)
+class Leave:
+    """Serves so many lines well, and ends the connection."""
+
+    after: int
+
+
+@dataclass(frozen=True)
 class Refuse:
-    """Refuses the line after so many good ones, and closes the connection."""
+    """Refuses the line after so many good ones, and ends the connection."""
 
     after: int = 0
     reason: str = "the schema does not know it"
@@ -55,13 +62,27 @@ class Silence:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Serves so many lines well, and then neither reads nor answers, but waits."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Verbose:
+    """Acknowledges with so many bytes that nobody needs."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Piecemeal:
     """Answers byte by byte, or, of so many lines, all together."""
 
     together: int = 0
 
 
-Step = Break | Refuse | Say | Silence | Piecemeal
+Step = Break | Leave | Refuse | Say | Silence | Stop | Verbose | Piecemeal
 
 
 class Receiver:
@@ -71,6 +92,8 @@ class Receiver:
         self.stored: list[bytes] = []
         """Every line that was kept, in order."""
         self.connections = 0
+        self.stopped = threading.Event()
+        """Set when a line has come that a `Stop` leaves alone."""
         self.failures: list[BaseException] = []
         self._path, self._tls = path, tls
         self._port = 0
@@ -79,12 +102,14 @@ class Receiver:
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        self._leaving = threading.Event()
 
     def __enter__(self) -> Self:
         self.up()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leaving.set()
         self.down()
         for thread in self._threads:
             thread.join(10)
@@ -186,18 +211,14 @@ class Receiver:
     def _answer(self, connection: socket.socket, line: bytes, number: int, step: Step | None) -> bool:
         """What becomes of one line; false: the connection ends here."""
         match step:
+            case Leave(after) | Refuse(after) | Say(_, after) | Stop(after) if number == after:
+                return self._otherwise(connection, line, step)
             case Break(stored, acknowledged):
                 if number < stored:
                     self.stored.append(line)
                 if number < acknowledged:
                     connection.sendall(_acknowledgement(line))
                 return number + 1 < stored
-            case Refuse(after, reason) if number == after:
-                connection.sendall(json.dumps({"id": _id(line), "error": reason}).encode() + b"\n")
-                return False
-            case Say(answer, after, close) if number == after:
-                connection.sendall(answer)
-                return not close
             case Silence():
                 return True
             case Piecemeal(together):
@@ -206,8 +227,31 @@ class Receiver:
                     _send(connection, b"".join(map(_acknowledgement, self.stored[-max(1, together) :])), together)
                 return True
         self.stored.append(line)
-        connection.sendall(_acknowledgement(line))
+        connection.sendall(_acknowledgement(line, "x" * step.bytes if isinstance(step, Verbose) else ""))
         return True
+
+    def _otherwise(self, connection: socket.socket, line: bytes, step: Leave | Refuse | Say | Stop) -> bool:
+        """The same, where the good lines are over."""
+        match step:
+            case Leave():
+                _end(connection)
+            case Refuse(_, reason):
+                connection.sendall(json.dumps({"id": _id(line), "error": reason}).encode() + b"\n")
+                _end(connection)
+            case Say(answer, _, close):
+                connection.sendall(answer)
+                return not close
+            case Stop():
+                self.stopped.set()
+                self._leaving.wait()
+        return False
+
+
+def _end(connection: socket.socket) -> None:
+    """Close without taking the answers along, as a close with lines unread may."""
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(65_536):
+        pass
 
 
 def _send(connection: socket.socket, answers: bytes, together: int) -> None:
@@ -219,5 +263,5 @@ def _id(line: bytes) -> str:
     return str(json.loads(line)["id"])
 
 
-def _acknowledgement(line: bytes) -> bytes:
-    return json.dumps({"at": 1, "id": _id(line), "by": {"a": []}}).encode() + b"\n"
+def _acknowledgement(line: bytes, more: str = "") -> bytes:
+    return json.dumps({"at": 1, "id": _id(line), "by": {"a": [more]}}).encode() + b"\n"

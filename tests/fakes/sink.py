@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Self
 
-from job.errors import Refused, Unavailable
+from job.errors import Forbidden, Refused, Unavailable
 from job.message import Message
 from job.ports import Limits, Partly
+from job.sinks.sqs import Deduplication
+
+_REMEMBERS = 300.0
+"""Seconds that a FIFO queue recognises a repeat."""
 
 
 class Answer(Enum):
@@ -25,6 +29,8 @@ class Answer(Enum):
     """The first half is stored, then the connection breaks."""
     PARTLY = auto()
     """The messages of the first key are stored, and the sink says so; it does not know about the others."""
+    BARRED = auto()
+    """The messages of the first key are stored; a person must act before any other is."""
     REFUSED = auto()
     """One of the messages is refused for ever, and it is not said which; nothing is stored."""
     HANGS = auto()
@@ -36,9 +42,18 @@ class MemorySink:
 
     A context manager: leaving it lets everything go that hangs. What breaks the contract of its caller, two batches of
     one lane at the same time or a batch above the limits, is an `AssertionError` and stays in `broken`.
+
+    With the `clock` of a FIFO queue it drops a repeat within five minutes, as SQS does, and says that it is stored.
     """
 
-    def __init__(self, *, lanes: int = 4, messages: int = 10, most_bytes: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        lanes: int = 4,
+        messages: int = 10,
+        most_bytes: int = 100_000,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.limits = Limits(lanes=lanes, messages=messages, bytes=most_bytes)
         self.batches: list[tuple[int, list[Message]]] = []
         self.broken: list[str] = []
@@ -55,6 +70,10 @@ class MemorySink:
         self._shut: dict[int, threading.Event] = {}
         self.asked = 0
         """How often a batch came, whatever became of it."""
+        self._clock = clock
+        self._deduplication = Deduplication()
+        self._taken: dict[str, float] = {}
+        """When a deduplication id was first stored."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +91,7 @@ class MemorySink:
     def connect(self) -> None:
         """Another process begins: what the one before has left under way is not its own."""
         self._under_way = Counter()
+        self._deduplication = Deduplication()
 
     def answer(self, *answers: Answer) -> None:
         """What to do with the next batches."""
@@ -102,30 +122,43 @@ class MemorySink:
             answer = self._script.popleft() if self._script else self.otherwise
             if any(map(self.poison, messages)):
                 answer = Answer.REFUSED
+            names = [self._deduplication.id(message) if self._clock else "" for message in messages]
         try:
             gate = self._shut.get(lane)
             if gate:
                 gate.wait()
-            self._act(answer, lane, list(messages))
+            self._act(answer, lane, list(zip(names, messages, strict=True)))
         finally:
             with self._lock:
                 under_way[lane] -= 1
 
-    def _act(self, answer: Answer, lane: int, messages: list[Message]) -> None:
+    def _act(self, answer: Answer, lane: int, named: list[tuple[str, Message]]) -> None:
         message = f"the sink was told: {answer.name}"
         if answer is Answer.HANGS:
             self._released.wait()
         if answer is Answer.REFUSED:
-            raise Refused(message, [each.id for each in messages])
-        stored = {Answer.STORED: messages, Answer.LOST: messages, Answer.HALF: messages[: len(messages) // 2]}
-        stored[Answer.PARTLY] = [each for each in messages if each.key == messages[0].key]
-        if kept := stored.get(answer):
-            with self._lock:
+            raise Refused(message, [each.id for _, each in named])
+        first = [(name, each) for name, each in named if each.key == named[0][1].key]
+        stored = {Answer.STORED: named, Answer.LOST: named, Answer.HALF: named[: len(named) // 2]}
+        stored[Answer.PARTLY] = stored[Answer.BARRED] = first
+        with self._lock:
+            if kept := [each for name, each in stored.get(answer, []) if self._is_new(name)]:
                 self.batches.append((lane, kept))
         if answer is Answer.PARTLY:
-            raise Partly([each.id for each in stored[answer]], Unavailable(message))
+            raise Partly([each.id for _, each in first], Unavailable(message))
+        if answer is Answer.BARRED:
+            raise Partly([each.id for _, each in first], Forbidden(message))
         if answer is not Answer.STORED:
             raise Unavailable(message)
+
+    def _is_new(self, name: str) -> bool:
+        if self._clock is None:
+            return True
+        now = self._clock()
+        if now - self._taken.get(name, -_REMEMBERS) < _REMEMBERS:
+            return False
+        self._taken[name] = now
+        return True
 
     def _check(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         wrong = [

@@ -6,7 +6,9 @@
         assert proxy.requests[0].ids == (...)
 
 Only `SendMessageBatch` is looked at, in the JSON protocol:
-https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html.
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html. And it plays the STS
+where somebody asks it for the credentials of a role:
+https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html.
 """
 
 from __future__ import annotations
@@ -15,14 +17,26 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import urllib3
 
 from tests.fakes.http_server import Handler, HttpServer, Listener
 
+if TYPE_CHECKING:
+    from tests.fakes.script import Injection
+
 _TARGET = "AmazonSQS.SendMessageBatch"
+_ROLE = """
+<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+  <AccessKeyId>test</AccessKeyId>
+  <SecretAccessKey>test</SecretAccessKey>
+  <SessionToken>test</SessionToken>
+  <Expiration>{end:%Y-%m-%dT%H:%M:%SZ}</Expiration>
+</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>
+""".strip()
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,22 @@ class Stall:
     """Stores nothing, and does not answer."""
 
 
-Fault = Partial | Poison | Refusal | Body | LostAnswer | Stall
+@dataclass(frozen=True)
+class Delay:
+    """Stores everything, and answers only after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NoRole:
+    """Answers this error to who asks for credentials; otherwise they get some that must soon be renewed."""
+
+    status: int
+    code: str
+
+
+Fault = Partial | Poison | Refusal | Body | LostAnswer | Stall | Delay | NoRole
 
 
 class _Handler(Handler):
@@ -88,18 +117,24 @@ class _Handler(Handler):
 
     def do_POST(self) -> None:  # noqa: N802 - the name that http.server looks for
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if body.startswith(b"Action=AssumeRoleWithWebIdentity"):
+            self._give_role()
+            return
         if self.headers.get("X-Amz-Target") != _TARGET:
             self._answer(*self._forward(body))
             return
-        proxy, content = self.server.fake, json.loads(body)
-        request = Request(tuple(content["Entries"]))
+        proxy, request = self.server.fake, Request(tuple(json.loads(body)["Entries"]))
         proxy.record(request)
-        claimed = proxy.claim(request)
+        claimed = proxy.claim(request, lambda fault: not isinstance(fault, NoRole))
         if not claimed:
             self._answer(*self._forward(body))
             return
         (injection,) = claimed
         proxy.count(injection)
+        self._fail(injection, request, body)
+
+    def _fail(self, injection: Injection[Request, Fault], request: Request, body: bytes) -> None:
+        content = json.loads(body)
         match injection.fault:
             case Partial(places, sender_fault, code, message):
                 self._partly(content, places, {"SenderFault": sender_fault, "Code": code, "Message": message})
@@ -116,6 +151,19 @@ class _Handler(Handler):
             case Stall():
                 self.stall(injection, math.inf)
                 raise ConnectionAbortedError
+            case Delay(seconds):
+                answer = self._forward(body)
+                self.stall(injection, seconds)
+                self._answer(*answer)
+
+    def _give_role(self) -> None:
+        status, body = 200, _ROLE.format(end=datetime.now(UTC) + timedelta(seconds=60))
+        for injection in self.server.fake.claim(Request(()), lambda fault: isinstance(fault, NoRole)):
+            self.server.fake.count(injection)
+            if isinstance(injection.fault, NoRole):
+                status, code = injection.fault.status, injection.fault.code
+                body = f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
+        self._answer(status, body.encode())
 
     def _partly(self, content: dict[str, Any], places: frozenset[int], reason: Mapping[str, object]) -> None:
         entries = content["Entries"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from job.change import Reason
 from job.run import past
 from job.run.summary import FIRST, RESUMED
 from tests.fakes.crash import STEPS, Crash, Killed, KilledWhileReading, Step
-from tests.fakes.sink import Answer
+from tests.fakes.sink import Answer, MemorySink
 from tests.fakes.source import Refusal
 from tests.run import promises
 from tests.run.scene import Scene, reading_back
@@ -128,6 +129,11 @@ def live_through(scene: Scene, tick: Tick) -> str:
     return outcome
 
 
+def drop_repeats(scene: Scene) -> None:
+    """Let the sink be a FIFO queue."""
+    scene.sink = MemorySink(lanes=scene.sink.limits.lanes, clock=scene.clock)
+
+
 def come_to_rest(scene: Scene) -> None:
     """Two quiet runs: the first may still meet what was forgotten."""
     scene.cluster.refusal = Refusal.FRAME
@@ -166,6 +172,39 @@ def test_nothing_is_lost_whatever_happens(history: list[Tick]) -> None:
 
         all_is_kept(scene)
         assert scene.sink.broken == []
+
+
+@settings(PATIENT, max_examples=40)
+@given(st.lists(ticks(), min_size=1, max_size=5))
+def test_r18_nothing_is_lost_where_repeats_are_dropped(history: list[Tick]) -> None:
+    """The same, with a queue that drops what it has stored in the last five minutes."""
+    with Scene(lanes=4) as scene:
+        drop_repeats(scene)
+        begin(scene)
+        for tick in history:
+            live_through(scene, tick)
+        come_to_rest(scene)
+
+        all_is_kept(scene)
+        assert scene.sink.broken == []
+
+
+@pytest.mark.parametrize("step", ["published", "save"])
+def test_r18_what_a_killed_run_told_is_stored_again_after_the_gap(step: Step) -> None:
+    """Also where repeats are dropped: a consumer takes what is not told behind a gap for gone."""
+    with Scene(lanes=4) as scene:
+        drop_repeats(scene)
+        scene.run()
+        scene.cluster.create("a")
+        with suppress(Killed):
+            scene.run(crash=Crash(step))
+        scene.cluster.create("b")
+        scene.cluster.expire()
+        scene.cluster.compact()
+        come_to_rest(scene)
+
+        assert [name for _, name, _ in scene.told()] == ["a", "argo", "a", "b"]
+        assert promises.diverged(scene) == []
 
 
 @PATIENT
@@ -255,7 +294,7 @@ def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick
         begin(scene)
         for tick in history:
             live_through(scene, tick)
-        overtaken = _overtake(scene, new)
+        overtaken = _Overtaking(scene, new)
         if where == "saved":
             scene.store.before_save.append(overtaken)
         elif where == "sink":
@@ -267,6 +306,7 @@ def test_an_overtaken_run_does_no_harm(history: list[Tick], old: Tick, new: Tick
         live_through(scene, replace(old, listed=[], refusal=Refusal.FRAME, answers=[]))
         scene.store.before_save.clear()
         scene.sink.before = lambda _: None
+        overtaken.wait()
         come_to_rest(scene)
 
         assert promises.untold(scene) == []
@@ -295,20 +335,32 @@ def test_a_rewound_cluster_is_told_anew(before: list[Tick], back: int, after: li
         assert promises.ambiguous(scene.messages) == []
 
 
-def _overtake(scene: Scene, tick: Tick) -> partial[None]:
-    done: list[bool] = []
+class _Overtaking:
+    """A run in the middle of another one, once."""
 
-    def once() -> None:
-        if not done:
-            done.append(True)
-            stopped = scene.deadline
-            to_watch, to_list = list(scene.cluster.while_watched), list(scene.cluster.while_listed)
-            scene.cluster.while_watched.clear()
-            scene.cluster.while_listed.clear()
-            watched = [what for what in tick.watched if what != "signal"]
-            live_through(scene, replace(tick, listed=[], watched=watched, refusal=Refusal.FRAME, answers=[], window=55))
-            scene.cluster.while_watched.extend(to_watch)
-            scene.cluster.while_listed.extend(to_list)
-            scene.deadline = stopped
+    def __init__(self, scene: Scene, tick: Tick) -> None:
+        watched = [what for what in tick.watched if what != "signal"]
+        self._tick = replace(tick, listed=[], watched=watched, refusal=Refusal.FRAME, answers=[], window=55)
+        self._scene = scene
+        self._begun = False
+        self._over = threading.Event()
 
-    return partial(once)
+    def __call__(self) -> None:
+        if self._begun:
+            return
+        self._begun, cluster, stopped = True, self._scene.cluster, self._scene.deadline
+        to_watch, to_list = list(cluster.while_watched), list(cluster.while_listed)
+        cluster.while_watched.clear()
+        cluster.while_listed.clear()
+        try:
+            live_through(self._scene, self._tick)
+        finally:
+            cluster.while_watched.extend(to_watch)
+            cluster.while_listed.extend(to_list)
+            self._scene.deadline = stopped
+            self._over.set()
+
+    def wait(self) -> None:
+        """Return when it is over: a run that is overtaken by its own sink may end before that."""
+        if self._begun:
+            assert self._over.wait(60)

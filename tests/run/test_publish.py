@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from job.change import Known
 from job.checkpoint import Checkpoint, Scope
-from job.errors import OutOfTime, Refused, Stopped, Unavailable
+from job.errors import Forbidden, OutOfTime, Refused, Stopped, Unavailable
 from job.message import Message
 from job.run import publish
 from job.run.commit import Effect, Ledger
@@ -120,6 +120,24 @@ def test_p2_the_ledger_waits_for_the_oldest_message(line: Line) -> None:
     line.sink.release(line.lane(slow))
     assert line.publisher.drain()
     assert line.ledger.version == 2
+
+
+def test_what_is_stored_of_a_batch_counts_where_a_person_must_act() -> None:
+    """The others are not tried again, and the error is the one that says who must."""
+    with MemorySink(lanes=1) as sink:
+        sink.answer(Answer.STORED, Answer.BARRED)
+        line = Line(sink)
+        sink.hold(0)
+        line.put("a", 1)
+        wait_until(lambda: sink.asked == 1, SOON, "the first batch")
+        for key, version in (("a", 2), ("b", 3), ("c", 4)):
+            line.put(key, version)
+        sink.release(0)
+        with pytest.raises(Forbidden):
+            line.publisher.drain()
+        line.publisher.close()
+
+        assert (line.ids, line.known, line.ledger.version, sink.asked) == (["a/1", "a/2"], {"a": 2}, 2, 2)
 
 
 def test_what_gathers_behind_a_slow_request_goes_out_in_one(line: Line) -> None:

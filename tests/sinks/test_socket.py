@@ -29,7 +29,7 @@ from tests.bed.process import free_port
 from tests.bed.waiting import wait_until
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message, parsed
 from tests.fakes.access import nobody
-from tests.fakes.receiver import Break, Piecemeal, Receiver, Refuse, Say, Silence
+from tests.fakes.receiver import Break, Leave, Piecemeal, Receiver, Refuse, Say, Silence, Stop, Verbose
 
 PAGE = Path(__file__).parents[2] / "docs" / "socket.md"
 SHORT = 0.3
@@ -53,8 +53,8 @@ def closed() -> Iterator[None]:
         _made.pop().close()
 
 
-def batch(*numbers: int) -> list[Message]:
-    return [message(number) for number in numbers]
+def batch(*numbers: int, data: bytes = b"{}") -> list[Message]:
+    return [message(number, data) for number in numbers]
 
 
 def ids(*numbers: int) -> list[str]:
@@ -126,6 +126,12 @@ def sink(receiver: Receiver) -> SocketSink:
     return sink_to(receiver.address)
 
 
+@pytest.fixture(params=[b"{}", b'"%b"' % (b"x" * 10_000)], ids=["small", "large"])
+def many(request: pytest.FixtureRequest) -> list[Message]:
+    """Ninety messages that fit into the buffers on the way, or do not."""
+    return batch(*range(90), data=request.param)
+
+
 def test_a_line_is_an_event_in_structured_mode(receiver: Receiver, sink: SocketSink) -> None:
     """With its data inside, byte for byte."""
     sink.publish(0, [message(1, b'{"a": 1.50}')], TIMEOUT)
@@ -139,6 +145,61 @@ def test_many_batches_use_one_connection(receiver: Receiver, sink: SocketSink) -
         sink.publish(0, batch(number), TIMEOUT)
 
     assert receiver.connections == 1
+
+
+def test_what_was_acknowledged_counts_however_much_was_written(
+    receiver: Receiver, sink: SocketSink, many: list[Message]
+) -> None:
+    """The receiver ends the connection while the sender still writes: what it had said before is heard."""
+    receiver.inject(Leave(after=20))
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, many, TIMEOUT)
+    sink.publish(0, many[20:], TIMEOUT)
+
+    assert isinstance(partly.value.reason, Unavailable)
+    assert partly.value.stored == set(ids(*range(20)))
+    assert receiver.ids == ids(*range(90))
+
+
+def test_a_refusal_is_heard_however_much_was_written(receiver: Receiver, sink: SocketSink, many: list[Message]) -> None:
+    """The receiver ends the connection behind it, and nothing that follows is stored."""
+    receiver.inject(Refuse(after=40, reason="too blue"))
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, many, TIMEOUT)
+
+    reason = partly.value.reason
+    assert isinstance(reason, Refused)
+    assert (reason.ids, receiver.ids) == (ids(40), ids(*range(40)))
+    assert partly.value.stored == set(ids(*range(40)))
+
+
+def test_a_receiver_that_stops_in_the_middle_has_stored_the_rest(
+    receiver: Receiver, sink: SocketSink, many: list[Message]
+) -> None:
+    """It neither reads nor answers any more: what it has said counts when the time is over."""
+    receiver.inject(Stop(after=20))
+    with pytest.raises(Partly, match="no answer in time") as partly:
+        sink.publish(0, many, 2 * SHORT)
+
+    assert partly.value.stored == set(ids(*range(20)))
+
+
+def test_something_else_than_an_answer_does_not_undo_the_answers_before(receiver: Receiver, sink: SocketSink) -> None:
+    """What was acknowledged is stored, and a person must act."""
+    receiver.inject(Say(b"HTTP/1.1 400 Bad Request\n", after=2))
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, batch(1, 2, 3), TIMEOUT)
+
+    assert partly.value.stored == set(ids(1, 2))
+    assert type(partly.value.reason) is ActionNeeded
+
+
+def test_answers_may_be_longer_than_any_buffer(receiver: Receiver, sink: SocketSink, many: list[Message]) -> None:
+    """They are read while events are written: neither side waits for the other for ever."""
+    receiver.inject(Verbose(60_000))
+    sink.publish(0, many, TIMEOUT)
+
+    assert receiver.ids == ids(*range(90))
 
 
 def test_what_was_acknowledged_before_it_broke_is_stored(receiver: Receiver, sink: SocketSink) -> None:
@@ -235,6 +296,7 @@ def test_without_time_nothing_is_sent(receiver: Receiver, sink: SocketSink, time
         b'{"id": "uid/1", "error": 5}\n',
         b"\xff\xfe\n",
         b"\n",
+        b'{"a": %b\n' % (b"[" * 60_000),
         b"x" * 70_000,
     ],
     ids=lambda answer: answer[:20].decode(errors="replace").strip(),
@@ -324,9 +386,10 @@ def test_a_path_that_is_forbidden_is_for_a_person(tmp_path: Path) -> None:
         "tcp://localhost:65536",
         "tcp://localhost:port",
         "tcp://:9000",
-        "tcp://user@localhost:9000",
         "tcp://localhost:9000/path",
-        "tls://localhost:9000?verify=no",
+        "tcp://my..host:9000",
+        "tcp://.host:9000",
+        f"tcp://{'x' * 64}.example:9000",
         "unix:",
         "unix://host/path",
         f"unix:/{'x' * 107}",
@@ -344,20 +407,34 @@ def test_a_host_is_a_name_or_an_address(address: str, host: str) -> None:
     assert sink_to(address)._host == host  # noqa: SLF001
 
 
-def test_the_receiver_of_the_docs_loses_nothing(tmp_path: Path) -> None:
-    """The ten lines of docs/socket.md, killed in the middle and started again, have every event, each once."""
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The receiver of docs/socket.md."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    script, kept, port = tmp_path / "receiver.py", tmp_path / "events.db", free_port()
-    script.write_text(code)
+    assert len(code.splitlines()) == 10
+    file = tmp_path / "receiver.py"
+    file.write_text(code)
+    return file
+
+
+def test_the_receiver_of_the_docs_loses_nothing(script: Path, tmp_path: Path) -> None:
+    """Killed in the middle and started again, it has every event, each once."""
+    kept, port, kills, after = tmp_path / "events.db", free_port(), 0, 0
     sink = sink_to(f"tcp://127.0.0.1:{port}")
-    left, kills = [message(number, b'{"n":%d}' % number) for number in range(1000)], 0
+    sent: list[Message] = []
+    left: list[Message] = []
     process = started(script, port, kept)
-    while left:
-        if len(left) == 500 and not kills:
-            threading.Timer(0.01, process.kill).start()
+    while left or after < 5:
+        if not left:
+            after += kills
+            first = len(sent)
+            left = [message(number, b'{"n":%d}' % number) for number in range(first, first + 20)]
+            sent += left
+            if first == 60:
+                threading.Timer(0.01, process.kill).start()
         try:
-            sink.publish(0, left[:100], TIMEOUT)
-            left = left[100:]
+            sink.publish(0, left, TIMEOUT)
+            left = []
         except Partly as partly:
             left = [each for each in left if each.id not in partly.stored]
         except Unavailable:
@@ -368,11 +445,26 @@ def test_the_receiver_of_the_docs_loses_nothing(tmp_path: Path) -> None:
     process.kill()
     process.wait()
 
-    with closing(sqlite3.connect(kept)) as events:
-        found = [(name, json.loads(event)["data"]) for name, event in events.execute("SELECT id, event FROM events")]
-    assert len(code.splitlines()) == 10
     assert kills == 1
-    assert sorted(found) == sorted((f"uid/{number}", {"n": number}) for number in range(1000))
+    assert sorted(in_database(kept)) == sorted((each.id, json.loads(each.data)) for each in sent)
+
+
+def test_the_receiver_of_the_docs_serves_two_senders(script: Path, tmp_path: Path) -> None:
+    """Runs for two namespaces at the same time, each with a connection that it keeps."""
+    kept, port = tmp_path / "events.db", free_port()
+    process = started(script, port, kept)
+    senders = [sink_to(f"tcp://127.0.0.1:{port}") for _ in range(2)]
+    for number in range(4):
+        senders[number % 2].publish(0, batch(number), TIMEOUT)
+    process.kill()
+    process.wait()
+
+    assert sorted(in_database(kept)) == [(name, {}) for name in ids(*range(4))]
+
+
+def in_database(kept: Path) -> list[tuple[str, object]]:
+    with closing(sqlite3.connect(kept)) as events:
+        return [(name, json.loads(event)["data"]) for name, event in events.execute("SELECT id, event FROM events")]
 
 
 def started(script: Path, port: int, kept: Path) -> subprocess.Popen[bytes]:

@@ -5,22 +5,38 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import trustme
 
+from job.change import Gap, Missing, Reason
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError, WatcherError
-from job.message import Message, structured
+from job.message import Envelope, Message, structured
 from job.ports import Partly, Sink
 from job.settings import parse_address
-from job.sinks.sqs import MOST_BYTES, SqsSink
+from job.sinks.sqs import MOST_BYTES, Deduplication, SqsSink
 from tests.bed.moto import CREDENTIALS, Moto
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message, parsed
 from tests.fakes.access import nobody
-from tests.fakes.sqs_proxy import Body, Fault, LostAnswer, Partial, Refusal, SqsProxy, Stall
+from tests.fakes.relay import TlsFront
+from tests.fakes.source import WORKFLOWS
+from tests.fakes.sqs_proxy import Body, Delay, Fault, LostAnswer, NoRole, Partial, Refusal, SqsProxy, Stall
 
+KEY = "aws_access_key_id = a\naws_secret_access_key = b\n"
+ROLE = "arn:aws:iam::123456789012:role/r"
+SSO = """sso_session = s
+sso_account_id = 123456789012
+sso_role_name = r
+[sso-session s]
+sso_region = eu-west-1
+sso_start_url = https://sso.example/start
+"""
 _names = (f"changes-{number}" for number in itertools.count(1))
 
 
@@ -44,12 +60,46 @@ def ids(*numbers: int) -> list[str]:
     return [f"uid/{number}" for number in numbers]
 
 
+def gap(start: int, end: int) -> Message:
+    return Envelope("c", WORKFLOWS, "argo").gap(Gap(Reason.EXPIRED, start, end, "", Missing.INTERMEDIATE))
+
+
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file in which alone credentials may be found."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    return tmp_path / "config"
+
+
+@pytest.fixture
+def process(config: Path) -> Path:
+    """A program that gives credentials which must soon be renewed."""
+    end = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    found = {"Version": 1, "AccessKeyId": "test", "SecretAccessKey": "test", "Expiration": end}
+    program = config.with_name("credentials.sh")
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(found)}'\n")
+    program.chmod(0o700)
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    return program
+
+
+@pytest.fixture
+def role(monkeypatch: pytest.MonkeyPatch, config: Path, proxy: SqsProxy) -> None:
+    """Credentials that the proxy gives, and which must soon be renewed."""
+    token = config.with_name("token")
+    token.write_text("a token")
+    config.write_text(f"[default]\nrole_arn = {ROLE}\nweb_identity_token_file = {token}\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", proxy.url)
 
 
 class _Contract(SinkContract):
@@ -139,6 +189,31 @@ def test_an_object_is_a_group_and_an_event_is_stored_once(moto: Moto, proxy: Sqs
     assert stored_in(moto, fifo) == ["uid/1", "uid/1", "uid/2"]
 
 
+def test_r18_what_is_told_again_after_a_gap_is_stored_again(moto: Moto, proxy: SqsProxy, fifo: str) -> None:
+    """Who is told of a gap takes what is not told after it for gone: it is no repeat, and a gap that is repeated is."""
+    killed, sink = (sink_to(proxy.queue(fifo)) for _ in range(2))
+    killed.publish(0, batch(1), TIMEOUT)
+    for told in (gap(1, 5), gap(1, 5), *batch(1, 1)):
+        sink.publish(0, [told], TIMEOUT)
+
+    assert len(proxy.requests) == 5
+    assert stored_in(moto, fifo) == ["uid/1", "1-5/gap", "uid/1"]
+
+
+def test_r18_a_message_is_told_apart_by_the_gap_before_it() -> None:
+    """Every gap has a place of its own; what is tried again on the same side of it has the same id."""
+    told = Deduplication()
+    before = [told.id(message(1)), told.id(message(1))]
+    first = [told.id(each) for each in (gap(1, 5), message(1), message(1))]
+    second = [told.id(each) for each in (gap(5, 9), message(1))]
+    again = Deduplication()
+
+    assert before[0] == before[1] == again.id(message(1))
+    assert first[1] == first[2]
+    assert [first[0], first[1], *second] == [again.id(each) for each in (gap(1, 5), message(1), gap(5, 9), message(1))]
+    assert len({*before, *first, *second}) == 5
+
+
 def test_characters_that_xml_has_not_are_escaped(sink: SqsSink, moto: Moto, queue: str) -> None:
     """As JSON escapes the others: the event says the same."""
     text = "\ufffe\uffff\ufffd\u0001\u2028\U0010ffff"
@@ -205,6 +280,33 @@ def test_the_senders_fault_is_poison(sink: SqsSink, proxy: SqsProxy, moto: Moto,
     assert stored_in(moto, queue) == ids(0, 1, 3)
 
 
+@pytest.mark.parametrize("code", ["KmsThrottled", "KMS.ThrottlingException", "RequestThrottled"])
+def test_what_passes_is_no_poison(sink: SqsSink, proxy: SqsProxy, code: str) -> None:
+    """Whoever is said to be at fault: too many requests for a key are told to be the sender's."""
+    proxy.inject(Partial(frozenset({1}), sender_fault=True, code=code))
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, of_many(1, 2), TIMEOUT)
+
+    assert partly.value.stored == set(ids(1))
+    assert isinstance(partly.value.reason, Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("AccessDenied", Forbidden), ("KmsAccessDenied", Forbidden), ("InvalidClientTokenId", Unauthorized)],
+)
+def test_an_entry_that_is_no_messages_fault_is_no_poison(
+    sink: SqsSink, proxy: SqsProxy, code: str, error: type[WatcherError]
+) -> None:
+    """Whoever the service says is at fault: no other message would be taken either, and a person must act."""
+    proxy.inject(Partial(frozenset({1}), sender_fault=True, code=code))
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, of_many(1, 2), TIMEOUT)
+
+    assert type(partly.value.reason) is error
+    assert partly.value.stored == set(ids(1))
+
+
 @pytest.mark.parametrize(("sender_fault", "error"), [(True, Refused), (False, Unavailable)])
 def test_a_batch_that_failed_whole_is_not_partly_stored(
     sink: SqsSink, proxy: SqsProxy, sender_fault: bool, error: type[WatcherError]
@@ -222,6 +324,36 @@ def test_after_a_failure_nothing_more_is_sent(moto: Moto, proxy: SqsProxy, fifo:
         sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), TIMEOUT)
 
     assert list(partly.value.stored) == stored_in(moto, fifo) == ids(1)
+
+
+def test_what_was_stored_before_an_error_counts(moto: Moto, proxy: SqsProxy, fifo: str) -> None:
+    """Also where a person must mend it."""
+    proxy.inject(Refusal(403, "AccessDeniedException"), skip=1)
+    with pytest.raises(Partly) as partly:
+        sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), TIMEOUT)
+
+    assert isinstance(partly.value.reason, Forbidden)
+    assert list(partly.value.stored) == stored_in(moto, fifo) == ids(1)
+
+
+def test_the_time_is_that_of_all_requests_of_a_batch(proxy: SqsProxy, fifo: str) -> None:
+    """The second has what the first has left of it, which is less than it needs."""
+    proxy.inject(Delay(1.2), times=None)
+    with pytest.raises(Partly) as partly:
+        sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), 3)
+
+    assert [request.ids for request in proxy.requests] == [("uid/1",), ("uid/2",)]
+    assert partly.value.stored == set(ids(1))
+    assert isinstance(partly.value.reason, Unavailable)
+
+
+def test_without_time_only_the_first_request_is_sent(proxy: SqsProxy, fifo: str) -> None:
+    """It is always tried; what follows it is not."""
+    with pytest.raises(Partly, match="1 of 3 messages") as partly:
+        sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), 0)
+
+    assert [request.ids for request in proxy.requests] == [("uid/1",)]
+    assert partly.value.stored == set(ids(1))
 
 
 def test_a_lost_answer_leaves_it_unknown(sink: SqsSink, proxy: SqsProxy, moto: Moto, queue: str) -> None:
@@ -274,7 +406,17 @@ def test_every_error_says_who_can_mend_it(
 
 
 @pytest.mark.parametrize(
-    "content", [b"<h1>Please log in</h1>", b"{}", b"[]", b"null", b'{"Successful": 5}', b'{"Failed": [{"Id": "7"}]}']
+    "content",
+    [
+        b"<h1>Please log in</h1>",
+        b"\xff",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"Successful": 5}',
+        b'{"Successful": [{"Id": "7"}, {"Id": "8"}]}',
+        b'{"Failed": [{"Id": "7"}]}',
+    ],
 )
 def test_what_is_no_answer_of_sqs_is_unavailable(sink: SqsSink, proxy: SqsProxy, content: bytes) -> None:
     """A proxy says 200 to everything: no message is stored by that."""
@@ -303,6 +445,25 @@ def test_a_server_that_is_away_or_silent_is_unavailable(sink: SqsSink, proxy: Sq
     sink.publish(0, batch(1), TIMEOUT)
 
 
+def test_a_certificate_that_is_not_trusted_is_for_a_person(
+    moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent to whoever that is; the variable that names other authorities is told, and works."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    queue = moto.create_queue(next(_names))
+    with TlsFront(moto.url, context) as front:
+        url = front.url.replace("http:", "https:") + urlsplit(queue).path
+        with pytest.raises(ActionNeeded, match="AWS_CA_BUNDLE"):
+            sink_to(url).publish(0, batch(1), TIMEOUT)
+        assert stored_in(moto, queue) == []
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        sink_to(url).publish(0, batch(1), TIMEOUT)
+
+    assert stored_in(moto, queue) == ids(1)
+
+
 def test_without_credentials_nothing_begins(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the watch opens: where they would come from is told."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -316,6 +477,95 @@ def test_half_a_set_of_credentials_is_for_a_person(moto: Moto, monkeypatch: pyte
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(Unauthorized, match="AWS_SECRET_ACCESS_KEY"):
         sink_to(f"{moto.url}/123456789012/changes")
+
+
+@pytest.mark.parametrize(
+    ("profile", "error"),
+    [
+        ("no settings", Unauthorized),
+        (f"{KEY}retry_mode = no mode", Unauthorized),
+        (SSO, Unauthorized),
+        (f"role_arn = {ROLE}\nsource_profile = nowhere", Unauthorized),
+        (f"role_arn = {ROLE}\nweb_identity_token_file = /nowhere", Unauthorized),
+        ("credential_process = /nowhere", Unauthorized),
+        ("credential_process = echo no credentials", Unauthorized),
+        ("credential_process = false", Unavailable),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_for_a_person(
+    config: Path, profile: str, error: type[WatcherError]
+) -> None:
+    """Before the watch opens; only of a program that fails nobody knows whether it will again."""
+    config.write_text(f"[default]\n{profile}\n")
+    with pytest.raises(WatcherError) as raised:
+        sink_to("https://sqs.internal.example/123456789012/changes")
+
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("AWS_PROFILE", "nowhere", UsageError),
+        ("AWS_DEFAULT_REGION", "no region", UsageError),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://sts.example/", Unauthorized),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/", Unavailable),
+    ],
+)
+def test_an_environment_that_gives_no_credentials_says_who_can_mend_it(
+    monkeypatch: pytest.MonkeyPatch, config: Path, name: str, value: str, error: type[WatcherError]
+) -> None:
+    """A person, unless it is a server that is away."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WatcherError) as raised:
+        sink_to("https://sqs.internal.example/123456789012/changes")
+
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (NoRole(400, "IDPCommunicationError"), Unavailable),
+        (NoRole(503, "ServiceUnavailable"), Unavailable),
+        (NoRole(403, "AccessDenied"), Unauthorized),
+        (NoRole(400, "InvalidParameterValue"), Unauthorized),
+        (NoRole(400, "InvalidIdentityToken"), Unauthorized),
+    ],
+    ids=lambda value: value.code if isinstance(value, NoRole) else "",
+)
+@pytest.mark.usefixtures("role")
+def test_a_role_that_is_not_given_says_who_can_mend_it(
+    fifo: str, proxy: SqsProxy, fault: NoRole, error: type[WatcherError]
+) -> None:
+    """When the credentials are renewed as before the watch opens: it is no error of a message."""
+    sink = sink_to(proxy.queue(fifo))
+    sink.publish(0, batch(1), TIMEOUT)
+    proxy.inject(fault, times=None)
+    with pytest.raises(WatcherError, match=fault.code) as renewing:
+        sink.publish(0, of_many(1, 2), TIMEOUT)
+    with pytest.raises(WatcherError, match=fault.code) as opening:
+        sink_to(proxy.queue(fifo))
+
+    assert (type(renewing.value), type(opening.value), len(proxy.requests)) == (error, error, 1)
+
+
+@pytest.mark.parametrize(
+    ("then", "error"), [("exit 1", Unavailable), ("echo no credentials", Unauthorized), (None, Unauthorized)]
+)
+def test_credentials_that_cannot_be_renewed_say_who_can_mend_it(
+    fifo: str, proxy: SqsProxy, process: Path, then: str | None, error: type[WatcherError]
+) -> None:
+    """As those that cannot be found."""
+    sink = sink_to(proxy.queue(fifo))
+    if then:
+        process.write_text(f"#!/bin/sh\n{then}\n")
+    else:
+        process.unlink()
+    with pytest.raises(WatcherError) as raised:
+        sink.publish(0, batch(1), TIMEOUT)
+
+    assert (type(raised.value), proxy.requests) == (error, ())
 
 
 @pytest.mark.parametrize(
@@ -357,7 +607,6 @@ def test_without_a_region_it_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -
         "https://sqs.eu-west-1.amazonaws.com/123/changes",
         "https://sqs.eu-west-1.amazonaws.com/123456789012/changes.txt",
         "https://sqs.eu-west-1.amazonaws.com/123456789012/changes?a=b",
-        "https://user@sqs.eu-west-1.amazonaws.com/123456789012/changes",
         f"https://sqs.eu-west-1.amazonaws.com/123456789012/{'x' * 81}",
         "arn:aws:sqs:eu-west-1:123456789012:changes",
     ],

@@ -17,8 +17,8 @@ from job.errors import ExitCode
 from tests.bed.cluster import Cluster
 from tests.bed.moto import CREDENTIALS, Moto
 from tests.bed.waiting import wait_until
-from tests.fakes.receiver import Break, Receiver, Refuse
-from tests.fakes.sqs_proxy import LostAnswer, Partial, Poison, Refusal, SqsProxy
+from tests.fakes.receiver import Break, Receiver, Refuse, Stop
+from tests.fakes.sqs_proxy import LostAnswer, Partial, Poison, Refusal, SqsProxy, Stall
 from tests.program import Outcome, Program, Running
 from tests.sinks.test_socket import certified
 from tests.wire.conftest import CreateMany
@@ -37,6 +37,15 @@ class Queue(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """Those of every message that was stored, as often as it was."""
+
+    def hold(self) -> None:
+        """Take a few messages more, and then none, nor answer."""
+
+    def wait_held(self) -> None:
+        """Return once somebody waits for an answer."""
+
+    def release(self) -> None:
+        """Serve everybody again."""
 
 
 @dataclass
@@ -58,6 +67,16 @@ class SqsQueue:
         self._taken += [json.loads(body)["id"] for body in self.moto.drain(self._queue)]
         return self._taken
 
+    def hold(self) -> None:
+        self._stall = self.proxy.inject(Stall(), skip=1, times=None)
+
+    def wait_held(self) -> None:
+        self.proxy.wait_fired(self._stall)
+
+    def release(self) -> None:
+        self._stall.withdraw()
+        self._stall.release()
+
 
 @dataclass
 class Socket:
@@ -72,6 +91,16 @@ class Socket:
     @property
     def ids(self) -> Sequence[str]:
         return self.receiver.ids
+
+    def hold(self) -> None:
+        self.receiver.inject(Stop(after=3))
+        self.receiver.hang_up()
+
+    def wait_held(self) -> None:
+        assert self.receiver.stopped.wait(SOON.total_seconds())
+
+    def release(self) -> None:
+        """Only one connection is held."""
 
 
 @pytest.fixture
@@ -128,21 +157,30 @@ def run(program: Program, queue: Queue, *options: str) -> Outcome:
 def test_p1_a_run_that_is_killed_in_the_middle_loses_nothing(
     program: Program, cluster: Cluster, namespace: str, queue: Queue, create_many: CreateMany
 ) -> None:
-    """After a kill -9 while it publishes the next run tells the rest, and what was told before under the same ids."""
+    """After a kill -9 with batches under way the next run tells the rest; the last save was not ahead of the queue."""
     first = cluster.create(namespace, "first")
     began = run(program, queue)
-    with start(program, queue, "--window=60s") as running:
+    before = program.saved.version
+    with start(program, queue, "--window=100s") as running:
         created = create_many(namespace, MANY // 2)
-        wait_until(lambda: len(queue.ids) > 1, SOON, "the first messages to be stored")
+        wait_until(lambda: program.saved.version > before, SOON, "a save in the middle of the run")
+        queue.hold()
+        created += [cluster.create(namespace, f"later-{number}") for number in range(MANY // 2)]
+        queue.wait_held()
         running.send(signal.SIGKILL)
         running.process.wait()
+    told, saved = set(queue.ids), program.saved.version
+    queue.release()
     created += [cluster.patch(namespace, "w-0000", {"metadata": {"labels": {"a": "b"}}})]
-    created += [cluster.create(namespace, f"later-{number}") for number in range(MANY // 2)]
 
     resumed = run(program, queue)
 
+    everything = {id_of(each) for each in (first, *created)}
+    assert {id_of(each) for each in (first, *created) if int(each["metadata"]["resourceVersion"]) <= saved} <= told
+    assert before < saved
+    assert told < everything
     assert (began.code, resumed.code, resumed.summary["start"]) == (0, 0, "resumed")
-    assert set(queue.ids) == {id_of(each) for each in (first, *created)}
+    assert set(queue.ids) == everything
     assert program.saved.version >= int(created[-1]["metadata"]["resourceVersion"])
 
 
