@@ -50,7 +50,7 @@ class Etcd:
             ],
             folder / "etcd.log",
         )
-        self._pool = urllib3.PoolManager(retries=False, timeout=5)
+        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=120))
 
     @property
     def pid(self) -> int:

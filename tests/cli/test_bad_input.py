@@ -426,11 +426,12 @@ class TestSink:
 
     def test_a_reader_that_goes_away_stops_the_run(self, program: Program, cluster: Cluster, namespace: str) -> None:
         """After `| head -1` the run ends with 75, what was written is saved, and the next run goes on behind it."""
-        created = [cluster.create(namespace, f"w-{number}", size_bytes=40_000) for number in range(5)]
+        created = [cluster.create(namespace, "w-0", size_bytes=40_000)]
         with program.start("--window=60s", program.checkpoint) as running:
             assert running.process.stdout
             first = json.loads(running.process.stdout.readline())
             running.process.stdout.close()
+            created += [cluster.create(namespace, f"w-{number}", size_bytes=40_000) for number in range(1, 5)]
             running.process.wait(30)
             assert running.process.stderr
             summary = json.loads(running.process.stderr.read().splitlines()[-1])

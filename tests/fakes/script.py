@@ -102,12 +102,12 @@ class ScriptedServer(ABC, Generic[RequestT, FaultT]):
             self._injections.append(injection)
         return injection
 
-    def wait_for(self, on: Callable[[RequestT], bool], count: int = 1, timeout: float = 10) -> tuple[RequestT, ...]:
+    def wait_for(self, on: Callable[[RequestT], bool], count: int = 1, timeout: float = 60) -> tuple[RequestT, ...]:
         """Return the matching requests once there are `count`; raise TimeoutError after `timeout` seconds."""
         self._wait_until(lambda: sum(map(on, self._requests)), f"requests for {on}", count, timeout)
         return tuple(filter(on, self.requests))
 
-    def wait_fired(self, injection: Injection[RequestT, FaultT], count: int = 1, timeout: float = 10) -> None:
+    def wait_fired(self, injection: Injection[RequestT, FaultT], count: int = 1, timeout: float = 60) -> None:
         """Return once it has fired `count` times; raise TimeoutError after `timeout` seconds."""
         self._wait_until(lambda: injection.fired, f"firings of {injection}", count, timeout)
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import urllib3
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 
 from .api_faults import (
@@ -522,6 +523,7 @@ def test_stall_before_the_response(client: urllib3.HTTPConnectionPool, proxy: Ap
 
     with pytest.raises(ReadTimeoutError):
         client.request("GET", WORKFLOWS, timeout=0.05)
+    proxy.wait_fired(stall)
     assert (stall.fired, upstream.seen) == (1, [])
     stall.release()
     assert client.request("GET", WORKFLOWS).data == LISTING
@@ -550,8 +552,11 @@ def test_stall_within_a_stream_is_silent(
     proxy.inject(on=watches(), fault=Stall(after_frames=1))
     upstream.send(FIRST, SECOND)
 
-    stream = watch(client, timeout=0.1).stream()
+    response = watch(client)
+    stream = response.stream()
     assert next(stream) == FIRST
+    assert isinstance(response.connection, HTTPConnection)
+    response.connection.sock.settimeout(0.1)  # only now: the first frame may take its time
     with pytest.raises(ReadTimeoutError):
         next(stream)
 
@@ -572,6 +577,7 @@ def test_delay_comes_before_the_request_and_beside_other_faults(
 
     with pytest.raises(ReadTimeoutError):
         client.request("GET", WORKFLOWS, timeout=0.05)
+    proxy.wait_fired(delay)  # else the next injection could be its fate, too
     delay.release()
     proxy.inject(on=lists(), fault=Answer(503))
     assert client.request("GET", WORKFLOWS).status == 503

@@ -38,7 +38,9 @@ from tests.fakes.publisher_server import (
 )
 
 TOPIC = "projects/p/topics/runs"
-SOON = timedelta(seconds=10)
+SOON = timedelta(seconds=60)
+SHORT = 1.0
+"""Seconds for a request over an open connection to arrive."""
 Publish = Callable[..., list[str]]
 
 
@@ -261,15 +263,17 @@ def test_a_stall_lasts_until_it_is_released(
 
 def test_a_client_that_left_is_not_asked(server: PublisherServer, publish: Publish) -> None:
     """What it sent is stored all the same, later."""
+    publish(message(b"first"))  # connects
     stall = server.inject(Stall())
     with pytest.raises(DeadlineExceeded):
-        publish(message(b"late"), timeout=0.2)
+        publish(message(b"late"), timeout=SHORT)
+    server.wait_fired(stall)
     publish(message(b"early"))
     stall.release()
-    wait_until(lambda: len(server.stored) == 2, SOON, "the message of the client that left")
+    wait_until(lambda: len(server.stored) == 3, SOON, "the message of the client that left")
 
-    assert stored(server) == [b"early", b"late"]
-    assert [request.answer for request in server.requests] == [None, grpc.StatusCode.OK]
+    assert stored(server) == [b"first", b"early", b"late"]
+    assert [request.answer for request in server.requests] == [grpc.StatusCode.OK, None, grpc.StatusCode.OK]
 
 
 def test_a_slow_failure_is_a_stall_and_a_status(server: PublisherServer, publish: Publish) -> None:
@@ -342,9 +346,10 @@ def test_the_most_requests_under_way_are_known(
 def test_one_after_the_other_is_not_at_the_same_time(server: PublisherServer, publish: Publish) -> None:
     """Neither after an answer, nor after a client has given up on one."""
     publish(message())
-    server.inject(Stall())
+    stall = server.inject(Stall())
     with pytest.raises(DeadlineExceeded):
-        publish(message(), timeout=0.2)
+        publish(message(), timeout=SHORT)
+    server.wait_fired(stall)
     wait_until(lambda: server.requests[-1].until is not None, SOON, "the server to learn of it")
     publish(message())
 

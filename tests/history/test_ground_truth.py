@@ -104,7 +104,7 @@ def forgetting(
 
 def test_an_expired_version_costs_nothing(forgetting: Callable[..., tuple[Watched, Writers]]) -> None:
     """After the API server forgot its history between two runs, every version is told in order, without a gap."""
-    watched, writers = forgetting()
+    watched, writers = forgetting("--recover=100s")  # more than any machine needs
 
     assert untold_versions(writers.truth, watched.messages) == []
     assert gaps(watched.messages) == []
@@ -127,10 +127,13 @@ def test_an_api_server_restart_in_mid_run_costs_nothing(
     watched = Watched(program)
     with under_load(cluster, namespace, objects=200, seed=3) as writers:
         watched.run()
-        running = watched.start("20s")
+        running = watched.start("300s")
         told = len(watched.messages)
         wait_until(lambda: len(watched.messages) > told + 200, PATIENCE, "the run to be watching")
         control_plane.restart_api()
+        told = len(watched.messages)
+        wait_until(lambda: len(watched.messages) > told + 50, PATIENCE, "the run to be watching again")
+        running.send(signal.SIGTERM)
         watched.finish(running)
         last = watched.start()
     watched.finish(last)

@@ -1,11 +1,10 @@
 """The comparisons find what they are to find."""
 
 import copy
-import math
 
 import pytest
 
-from tests.history.truth import Life, Message, Truth, brief, differences, disorder
+from tests.history.truth import Message, Truth, differences, disorder, short_lived
 
 HISTORY = ["a1", "a2", "b3", "a4", "b5", "b6-", "c7", "a8", "c9", "c10-"]
 """Objects with their versions, and a - behind a deletion's."""
@@ -119,29 +118,22 @@ def test_order_is_looked_at_over_all_objects() -> None:
 
 
 @pytest.mark.parametrize(
-    ("born", "ended", "is_brief"),
-    [
-        (110.0, 111.9, True),
-        (110.0, 112.1, False),
-        (99.0, 100.5, False),
-        (199.0, 200.5, False),
-        (199.0, math.inf, False),
-    ],
+    ("start", "end", "spacing", "lives"),
+    [(6, 10, 4, {"c"}), (6, 10, 3, set()), (7, 10, 4, set()), (6, 9, 4, set())],
+    ids=["short", "as long as the spacing", "there before", "there after"],
 )
-def test_brief_is_what_lived_a_fiftieth_of_the_time_away(*, born: float, ended: float, is_brief: bool) -> None:
-    """100 seconds make 2; what was there before or is there after is not brief."""
-    truth = Truth()
-    truth.lives["a"] = Life([1, 2], born, ended)
+def test_short_lived_is_what_a_gap_says(start: int, end: int, spacing: int, lives: set[str]) -> None:
+    """By versions: inside the gap, from the creation to the deletion, and fewer than its spacing."""
+    gap = {"data": {"from": str(start), "to": str(end), "spacing": str(spacing)}}
 
-    assert brief(truth, 100.0, 200.0) == ({"a"} if is_brief else set())
+    assert short_lived(told("c7", "c9", "c10-", "d8"), gap) == lives
 
 
-def test_truth_knows_when_a_life_was_over() -> None:
-    """A life is over when its deletion was confirmed, and began when its creation was."""
+def test_truth_knows_when_a_life_is_over() -> None:
+    """When its deletion was confirmed."""
     truth = Truth()
     for uid in ("a", "b"):
         truth.wrote({"metadata": {"uid": uid, "resourceVersion": "1"}})
     truth.deleted("a")
 
     assert [life.deleted for life in truth.lives.values()] == [True, False]
-    assert truth.lives["a"].born <= truth.lives["a"].ended < math.inf

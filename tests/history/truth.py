@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Set as AbstractSet
 from dataclasses import dataclass, field
@@ -18,16 +16,10 @@ Message = dict[str, Any]
 
 @dataclass(slots=True)
 class Life:
-    """One object, from its creation on; in seconds of the monotonic clock, when its writer knew of it."""
+    """One object, as its writer knows it."""
 
     versions: list[int] = field(default_factory=list)
-    born: float = field(default_factory=time.monotonic)
-    ended: float = math.inf
-
-    @property
-    def deleted(self) -> bool:
-        """Whether it is over."""
-        return self.ended < math.inf
+    deleted: bool = False
 
 
 class Truth:
@@ -51,7 +43,7 @@ class Truth:
         """The server confirmed the deletion."""
         with self._lock:
             self.writes += 1
-            self.lives[uid].ended = time.monotonic()
+            self.lives[uid].deleted = True
 
 
 def stored(file: Path) -> list[Message]:
@@ -135,13 +127,16 @@ def wrong_ends(truth: Truth, messages: list[Message]) -> list[str]:
     return wrong
 
 
-def brief(truth: Truth, since: float, until: float) -> set[str]:
-    """The lives of which samples need not tell: inside this time, and less than a fiftieth of it long."""
-    least = (until - since) / 50
+def short_lived(reference: list[Message], gap: Message) -> set[str]:
+    """The lives of which a gap of samples need not tell: inside it, and shorter than its spacing."""
+    start, end, spacing = (int(gap["data"][name]) for name in ("from", "to", "spacing"))
     return {
         uid
-        for uid, life in truth.lives.items()
-        if since < life.born and life.ended < until and life.ended - life.born < least
+        for uid, life in told(reference).items()
+        if _is_deletion(life[-1])
+        and start < _version(life[0])
+        and _version(life[-1]) <= end
+        and _version(life[-1]) - _version(life[0]) < spacing
     }
 
 

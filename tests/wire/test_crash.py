@@ -11,7 +11,7 @@ from tests.fakes.api_faults import EXPIRED_WATCH, Stall, continued, watches
 from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.conftest import CreateMany
-from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states, same_data_under_one_id
+from tests.wire.told import SOON, SinkFile, changes, gaps, id_of, ids, last_states, same_data_under_one_id, unsaved
 
 _LONGER_THAN_BETWEEN_SAVES = timedelta(seconds=25)
 
@@ -69,7 +69,7 @@ def test_a_run_killed_in_mid_watch_loses_no_version(
     """After a kill -9 in the middle of a window every version is stored, and a repeat is recognised by its id."""
     program.run("--window=0s", program.checkpoint, sink_file.option)
     before = program.checkpoint_file.read_bytes()
-    with program.start("--window=60s", program.checkpoint, sink_file.option) as running:
+    with unsaved(program), program.start("--window=60s", program.checkpoint, sink_file.option) as running:
         told = [cluster.create(namespace, "a"), cluster.create(namespace, "b")]
         told.append(cluster.patch(namespace, "a", {"metadata": {"labels": {"a": "b"}}}))
         sink_file.wait_for_id(told[-1])
@@ -92,7 +92,7 @@ def test_r18_what_was_told_and_never_saved_can_be_found_in_the_gap(
 ) -> None:
     """What a killed run told beyond its save lies in the next gap: what lives is told again, what is gone is not."""
     proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
-    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+    with unsaved(proxied), proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
         gone, alive = cluster.create(namespace, "gone"), cluster.create(namespace, "alive")
         sink_file.wait_for_id(alive)
         running.send(signal.SIGKILL)
@@ -117,8 +117,10 @@ def test_r13_who_finds_the_checkpoint_moved_stops_by_itself(
     with program.start("--window=60s", program.checkpoint, sink_file.option) as running:
         first = cluster.create(namespace, "first")
         sink_file.wait_for_id(first)
+        running.send(signal.SIGSTOP)  # it saves ten seconds after its start, and must not be the first
         winner = program.run("--window=0s", program.checkpoint, sink_file.option)
         saved = program.saved
+        running.send(signal.SIGCONT)
         loser = running.finish(_LONGER_THAN_BETWEEN_SAVES)
     second = cluster.create(namespace, "second")
 

@@ -5,6 +5,7 @@ Where etcd is asked before that, see `test_recovery`.
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tests.fakes.api_faults import (
 from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
 from tests.wire.conftest import CreateMany
-from tests.wire.told import changes, edit_checkpoint, gaps, id_of, ids, last_states
+from tests.wire.told import SOON, SinkFile, changes, edit_checkpoint, gaps, id_of, ids, last_states
 
 EXPIRED_AFTER_TWO = ErrorFrame(410, "Expired", "too old resource version: 294 (321)", after_frames=2)
 READING_BACK_OR_NOT = pytest.mark.parametrize("recover", ["--recover=20s", "--recover=0s"])
@@ -130,36 +131,44 @@ def test_an_expiry_in_mid_stream_keeps_what_was_observed(
     ]
 
 
-def test_r10_one_silent_close_is_no_expiry(proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str) -> None:
+def test_r10_one_silent_close_is_no_expiry(
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
+) -> None:
     """A watch that is closed once without a frame is opened again at the same version, and no gap is announced."""
-    proxied.run("--window=0s", proxied.checkpoint)
+    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
     before = proxied.saved
-    cluster.create(namespace, "new")
+    created = cluster.create(namespace, "new")
     closed = proxy.inject(on=watches(), fault=SilentClose())
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+        sink_file.wait_for_id(created)
+        running.send(signal.SIGTERM)
+        outcome = running.finish(SOON)
 
     assert (outcome.code, closed.fired, outcome.summary["listings"]) == (0, 1, 0)
     assert [request.query["resourceVersion"] for request in proxy.requests if request.watch] == 2 * [
         str(before.version)
     ]
-    assert (changes(outcome.messages), gaps(outcome.messages)) == ([("added", "new", "observed")], [])
+    assert (changes(sink_file.messages), gaps(sink_file.messages)) == ([("added", "new", "observed")], [])
 
 
 def test_r10_two_silent_closes_are_an_expiry(
-    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
 ) -> None:
     """A watch that is closed twice in a row without a frame is given up for a listing, behind a gap that says so."""
-    proxied.run("--window=0s", proxied.checkpoint)
+    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
     before = proxied.saved
-    cluster.create(namespace, "new")
+    created = cluster.create(namespace, "new")
     closed = proxy.inject(on=watches(), fault=SilentClose(), times=2)
 
-    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
+    with proxied.start("--window=60s", "--recover=0s", proxied.checkpoint, sink_file.option) as running:
+        sink_file.wait_for_id(created)
+        running.send(signal.SIGTERM)
+        outcome = running.finish(SOON)
 
     assert (outcome.code, closed.fired, outcome.summary["start"]) == (0, 2, "silent")
-    assert changes(outcome.messages) == [("added", "new", "inferred")]
-    assert gaps(outcome.messages) == [
+    assert changes(sink_file.messages) == [("added", "new", "inferred")]
+    assert gaps(sink_file.messages) == [
         {"reason": "silent", "from": str(before.version), "to": str(proxied.saved.listed), "missing": "intermediate"}
     ]
 
@@ -171,12 +180,13 @@ def test_r4_a_listing_whose_token_expires_is_begun_again_without_its_marks(
     cluster: Cluster,
     namespace: str,
     control_plane: ControlPlane,
+    sink_file: SinkFile,
     create_many: CreateMany,
 ) -> None:
     """An object that the first page of an expired listing had, and that is gone by the next one, is told deleted."""
     objects = create_many(namespace, 501)
-    skipped = proxied.run("--window=0s", "--initial=skip", proxied.checkpoint)
-    assert (skipped.code, skipped.messages, len(proxied.saved.inventory)) == (0, [], 501)
+    skipped = proxied.run("--window=0s", "--initial=skip", proxied.checkpoint, sink_file.option)
+    assert (skipped.code, sink_file.messages, len(proxied.saved.inventory)) == (0, [], 501)
     before = proxied.saved
     cluster.patch(namespace, "w-0500", {"metadata": {"labels": {"a": "b"}}})
 
@@ -187,17 +197,22 @@ def test_r4_a_listing_whose_token_expires_is_begun_again_without_its_marks(
     refused = proxy.inject(on=watches(), fault=EXPIRED_WATCH)
     between_pages = proxy.inject(on=continued(), fault=Hook(forget))
 
-    outcome = proxied.run("--window=0s", "--recover=0s", proxied.checkpoint)
+    with proxied.start("--window=60s", "--recover=0s", proxied.checkpoint, sink_file.option) as running:
+        deleted = f"{objects[0]['metadata']['uid']}/deleted"
+        sink_file.wait_for(lambda messages: deleted in ids(messages), "the deletion to be stored")
+        sink_file.wait_for_id(cluster.create(namespace, "later"))  # by which the listing is over
+        running.send(signal.SIGTERM)
+        outcome = running.finish(SOON)
 
     assert (outcome.code, refused.fired, between_pages.fired) == (0, 1, 1)
     assert outcome.summary["listings"] >= 2
-    assert sorted(changes(outcome.messages)) == [
+    assert sorted(change for change in changes(sink_file.messages) if change[1] != "later") == [
         ("deleted", "w-0000", "inferred"),
         ("modified", "w-0500", "inferred"),
     ]
-    told = gaps(outcome.messages)  # one for each listing, and none of them overlaps another (R18)
+    told = gaps(sink_file.messages)  # one for each listing, and none of them overlaps another (R18)
     assert [gap["from"] for gap in told] == [str(before.version), *(gap["to"] for gap in told[:-1])]
-    assert len(proxied.saved.inventory) == len(objects) - 1
+    assert len(proxied.saved.inventory) == len(objects)  # one of them is gone, and one came later
 
 
 def test_r4_an_object_that_can_no_longer_be_read_restarts_the_listing(

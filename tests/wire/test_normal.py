@@ -26,7 +26,7 @@ from tests.fakes.api_faults import (
 )
 from tests.fakes.api_proxy import ApiProxy
 from tests.program import Program
-from tests.wire.told import Log, SinkFile, changes, gaps, id_of, ids, last_states
+from tests.wire.told import SOON, Log, SinkFile, changes, gaps, id_of, ids, last_states
 
 NOT_YET_INSTALLED = refusal(
     503,
@@ -111,19 +111,22 @@ def test_a_connection_refused_for_seconds_is_waited_out(
     ],
 )
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(
-    fault: Fault, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str
+    *, fault: Fault, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
 ) -> None:
     """However a watch breaks, the next one begins behind the last whole frame: no change is lost, none told twice."""
-    proxied.run("--window=0s", proxied.checkpoint)
+    proxied.run("--window=0s", proxied.checkpoint, sink_file.option)
     created = [cluster.create(namespace, f"w-{number}") for number in range(6)]
     broken = proxy.inject(on=watches(), fault=fault, times=2)
     seen = len(proxy.requests)
 
-    outcome = proxied.run("--window=0s", proxied.checkpoint)
+    with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
+        sink_file.wait_for_id(created[-1])
+        running.send(signal.SIGTERM)
+        outcome = running.finish(SOON)
 
     assert (outcome.code, broken.fired, outcome.summary["start"]) == (0, 2, "resumed")
-    assert ids(outcome.messages) == [id_of(thing) for thing in created]
-    assert gaps(outcome.messages) == []
+    assert ids(sink_file.messages) == [id_of(thing) for thing in created]
+    assert gaps(sink_file.messages) == []
     versions = [request.query["resourceVersion"] for request in proxy.requests[seen:] if request.watch]
     assert versions[1:] == [created[number]["metadata"]["resourceVersion"] for number in (1, 3)]
 

@@ -7,7 +7,8 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def edit_checkpoint(program: Program, **fields: object) -> None:
     program.checkpoint_file.write_bytes(codec.encode(edited))
 
 
+@contextmanager
+def unsaved(program: Program) -> Iterator[None]:
+    """Keep every run from saving meanwhile, however long that takes: it waits for the lock of its store."""
+    folder = os.open(program.checkpoint_file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 class SinkFile:
     """The file of a `file:` sink: the truth about what was stored, whatever the program believes."""
 
@@ -110,6 +122,10 @@ class SinkFile:
     def wait_for_id(self, answer: Message) -> None:
         """Return once the message of this object of the API server's is stored, and its batch synced."""
         self.wait_for(lambda messages: id_of(answer) in ids(messages), f"{id_of(answer)} to be stored")
+        self.wait_until_free()
+
+    def wait_until_free(self) -> None:
+        """Return once the last batch is synced."""
         with self.path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)  # which the run holds until then: stopped before, it would keep it
 
