@@ -41,6 +41,8 @@ class Writers:
     ) -> None:
         self.truth = Truth()
         self._stopping = threading.Event()
+        self._going_on = threading.Event()
+        self._going_on.set()
         self._errors: list[BaseException] = []
         self._writers = [
             _Writer(
@@ -74,10 +76,15 @@ class Writers:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Finish the writes under way, and begin no other inside the block."""
-        with ExitStack() as pauses:
-            for writer in self._writers:
-                pauses.enter_context(writer.busy)
-            yield
+        # A writer that is late, as all are on a slow server, takes its lock again at once: it has to wait before that.
+        self._going_on.clear()
+        try:
+            with ExitStack() as pauses:
+                for writer in self._writers:
+                    pauses.enter_context(writer.busy)
+                yield
+        finally:
+            self._going_on.set()
 
     def stop(self) -> None:
         """Finish the writes under way."""
@@ -92,6 +99,7 @@ class Writers:
         try:
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
                 due = max(due + pause, time.monotonic() - 1)
+                self._going_on.wait()
                 with writer.busy:
                     writer.write()
         except BaseException as error:  # noqa: BLE001 - raised by `stop`
