@@ -103,8 +103,8 @@ class ConfigMapStore:
             found: V1ConfigMap = self._asked(partial(read, self._name, self._namespace), until)
             values = {key: b64decode(value, validate=True) for key, value in (found.binary_data or {}).items()}
             data = values.pop(KEY, None)
-            texts = (found.data or {}).values()
-            self.most_bytes = MOST_BYTES - sum(map(len, values.values())) - sum(len(text.encode()) for text in texts)
+            others = [*values.values(), *(text.encode() for text in (found.data or {}).values())]
+            self.most_bytes = max(0, MOST_BYTES - sum(map(len, others)))
             return data, str(found.metadata.resource_version)
 
     def _patched(self, data: bytes, version: str, until: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -74,6 +75,24 @@ class StoreContract:
         store.save(b"three", loaded(store).token, TIMEOUT)
 
         assert loaded(connect()).data == b"three"
+
+    def test_one_of_many_savers_wins(self, store: Store, connect: Callable[[], Store]) -> None:
+        """Eight replace the same value at the same time: one does, and the others find out."""
+        token = store.save(b"before", None, TIMEOUT)
+        savers = [connect() for _ in range(8)]
+
+        def save(number: int) -> bool:
+            try:
+                savers[number].save(b"saver %d" % number, token, TIMEOUT)
+            except Conflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(savers)) as pool:
+            won = list(pool.map(save, range(len(savers))))
+
+        assert won.count(True) == 1
+        assert loaded(store).data == b"saver %d" % won.index(True)
 
     def test_an_empty_value_is_not_an_absent_one(self, store: Store) -> None:
         """Zero bytes are a value, though no checkpoint."""

@@ -142,20 +142,25 @@ def test_p4_a_forgotten_deletion_is_not_hidden_by_the_gap_of_a_killed_run(left_o
     assert left_out.told(told + 1) == [("added", f"w{number:02}", "inferred") for number in range(MANY) if number != 1]
 
 
+def put_all_in_doubt(scene: Scene, why: Reason, room: int | None = None) -> None:
+    """Let a run find many objects, and the next one learn that nobody knows which; with so much room from then on."""
+    for number in range(1_000):
+        scene.cluster.create(f"w{number:03}")
+    scene.store.most_bytes = WITHOUT if why is Reason.FORGOTTEN else room
+    scene.run()
+    scene.store.most_bytes = room
+    if why is Reason.FORGOTTEN:
+        scene.cluster.delete("w001")
+        scene.cluster.compact()
+    else:
+        scene.cluster.rewind(scene.saved.version - 10)
+
+
 @pytest.mark.parametrize("why", [Reason.FORGOTTEN, Reason.REWOUND])
 def test_r18_what_was_told_after_all_was_in_doubt_is_not_put_in_doubt_again(why: Reason) -> None:
     """A run that is stopped in the middle has saved half: the next gap is about what has happened since."""
     with Scene() as scene:
-        for number in range(1_000):
-            scene.cluster.create(f"w{number:03}")
-        scene.store.most_bytes = WITHOUT if why is Reason.FORGOTTEN else None
-        scene.run()
-        scene.store.most_bytes = None
-        if why is Reason.FORGOTTEN:
-            scene.cluster.delete("w001")
-            scene.cluster.compact()
-        else:
-            scene.cluster.rewind(scene.saved.version - 10)
+        put_all_in_doubt(scene, why)
         batches = iter([lambda: None, lambda: None, scene.signal])
         scene.sink.before = lambda _: next(batches, lambda: None)()
         stopped = scene.run()
@@ -176,16 +181,7 @@ def test_r18_what_was_told_after_all_was_in_doubt_is_not_put_in_doubt_again(why:
 def test_r18_a_listing_that_begins_again_after_all_was_in_doubt_goes_on_there(why: Reason, room: int | None) -> None:
     """Compacted while whole objects are read: what was told of it stays told, and the next gap is about the rest."""
     with Scene() as scene:
-        for number in range(1_000):
-            scene.cluster.create(f"w{number:03}")
-        scene.store.most_bytes = WITHOUT if why is Reason.FORGOTTEN else room
-        scene.run()
-        scene.store.most_bytes = room
-        if why is Reason.FORGOTTEN:
-            scene.cluster.delete("w001")
-            scene.cluster.compact()
-        else:
-            scene.cluster.rewind(scene.saved.version - 10)
+        put_all_in_doubt(scene, why, room)
         scene.cluster.while_listed.extend([lambda: None] * 20 + [at_once(scene.cluster.tick, scene.cluster.compact)])
         summary = scene.run()
         scene.run()

@@ -7,7 +7,6 @@ import re
 import threading
 from base64 import b64encode
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,24 +111,6 @@ class TestConfigMapStore(StoreContract):
     @pytest.fixture
     def connect(self, connect: Connect) -> Connect:
         return connect
-
-    def test_one_of_many_savers_wins(self, connect: Connect) -> None:
-        """Eight runs replace the same value at the same time: one does, the others find out."""
-        token = connect().save(b"before", None, TIMEOUT)
-        savers = [connect() for _ in range(8)]
-
-        def save(number: int) -> bool:
-            try:
-                savers[number].save(b"saver %d" % number, token, TIMEOUT)
-            except Conflict:
-                return False
-            return True
-
-        with ThreadPoolExecutor(len(savers)) as pool:
-            won = list(pool.map(save, range(len(savers))))
-
-        assert won.count(True) == 1
-        assert loaded(connect()).data == b"saver %d" % won.index(True)
 
 
 def test_a_pod_uses_its_service_account(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -63,23 +62,6 @@ class TestGcsStore(StoreContract):
         bucket = next(_buckets)
         anybody.create_bucket(bucket)
         return lambda: store_in(bucket)
-
-    def test_one_of_many_savers_wins(self, connect: Connect) -> None:
-        """Sixteen runs replace the same value at the same time: one does, the others find out."""
-        token = connect().save(b"before", None, TIMEOUT)
-
-        def save(number: int) -> bool:
-            try:
-                connect().save(b"saver %d" % number, token, TIMEOUT)
-            except Conflict:
-                return False
-            return True
-
-        with ThreadPoolExecutor(16) as pool:
-            won = list(pool.map(save, range(16)))
-
-        assert won.count(True) == 1
-        assert loaded(connect()).data == b"saver %d" % won.index(True)
 
     def test_a_missing_bucket_is_for_a_person(self, connect: Connect) -> None:
         """It is no first run: nothing could be saved at its end."""

@@ -7,7 +7,6 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from socket import create_server
@@ -50,23 +49,6 @@ class TestRedisStore(StoreContract):
     @pytest.fixture
     def connect(self, valkey: Valkey, key: str) -> Connect:
         return lambda: store_at(valkey.url(key, database=3))
-
-    def test_one_of_many_savers_wins(self, connect: Connect) -> None:
-        """Sixteen runs replace the same value at the same time: one does, the others find out."""
-        token = connect().save(b"before", None, TIMEOUT)
-
-        def save(number: int) -> bool:
-            try:
-                connect().save(b"saver %d" % number, token, TIMEOUT)
-            except Conflict:
-                return False
-            return True
-
-        with ThreadPoolExecutor(16) as pool:
-            won = list(pool.map(save, range(16)))
-
-        assert won.count(True) == 1
-        assert loaded(connect()).data == b"saver %d" % won.index(True)
 
 
 class TestRedisTlsStore(StoreContract):
