@@ -26,7 +26,7 @@ _RESOURCE = re.compile(
 )
 HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]+\]"
 """A pattern of what may stand for the host in a URL: names that can be looked up, and addresses."""
-_LOG_IN = re.compile(r"://(?:[^/]*|[^/]*:.*)@")
+_LOG_IN = re.compile(r"://(?:[^/]*|[^/?]*:[^?]*)@")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHORTEST_WINDOW = timedelta(seconds=3)
 _FROM_SERVICES = re.compile(r".*_SERVICE_.*|.*_PORT(_.*)?")

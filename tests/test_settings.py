@@ -188,7 +188,9 @@ def test_a_log_in_does_not_belong_into_a_url_and_is_not_repeated(text: str) -> N
     assert not re.search("SE|CRET", str(refused.value))
 
 
-@pytest.mark.parametrize("text", ["gs://bucket/folder/name@1", "file:/tmp/a@b", "pubsub://example.com:p/t"])
+@pytest.mark.parametrize(
+    "text", ["gs://bucket/folder/name@1", "gs://bucket/a:b@c", "redis://host:6379/0?key=a:b@c/", "file:/tmp/a@b"]
+)
 def test_a_name_may_have_an_at_sign(text: str) -> None:
     """Behind the host it is no log-in."""
     assert str(parse_address(text, "sink", SCHEMES)) == text
