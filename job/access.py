@@ -36,8 +36,15 @@ def require(module: str, extra: str) -> None:
         raise UsageError(message)
 
 
-def untrusted(error: object) -> bool:
+def untrusted(error: BaseException) -> bool:
     """Whether a certificate is the reason of an error, in whatever libraries have wrapped it."""
-    if not isinstance(error, BaseException) or isinstance(error, SSLCertVerificationError):
-        return isinstance(error, SSLCertVerificationError)
-    return any(map(untrusted, (*error.args, error.__cause__ or error.__context__)))
+    todo, seen = [error], set[int]()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, SSLCertVerificationError):
+            return True
+        if id(each) not in seen:
+            seen.add(id(each))
+            behind = (*each.args, each.__cause__, each.__context__)
+            todo += [one for one in behind if isinstance(one, BaseException)]
+    return False

@@ -64,9 +64,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
     version: int = 0
     listed: int = 0
     listed_for: str = ""
-    """Why that listing was begun: the reason of its gap, empty where there is none."""
+    """Why that listing was begun: the reason of its gap, empty where there is none. `drifted`: to compare (R9)."""
     announced: int = 0
     """Up to here nothing is left to be announced by a gap message; the next one begins here, or at `version`."""
+    gaps: int = 0
+    """How many gap messages were announced in all; counted before each is published."""
     inventory: dict[str, Known] = msgspec.field(default_factory=dict)
     whole: bool = True
     """False: the store could not take the inventory, which was left out."""
@@ -76,7 +78,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     current_at: str = ""
     """When `version` was last known to be the present, RFC 3339: since then something may be lost."""
     audited_at: str = ""
-    """When the inventory was last found to agree with the server's own past (R9); empty where it does not."""
+    """When the inventory was last found to agree with the server's own past (R9)."""
     runs: tuple[RunRecord, ...] = ()
 
 
@@ -84,7 +86,7 @@ _Entry = tuple[str, str, str, str | None, bool, bool]
 """namespace, name, resourceVersion, phase, deleted, told."""
 
 
-class _Stored(msgspec.Struct, omit_defaults=False):
+class _Stored(msgspec.Struct, kw_only=True):
     """The JSON object."""
 
     schema: int
@@ -95,6 +97,7 @@ class _Stored(msgspec.Struct, omit_defaults=False):
     listed: str
     listed_for: str
     announced: str
+    gaps: Annotated[int, msgspec.Meta(ge=0)] = 0
     run_id: str
     sequence: int
     saved_at: str
@@ -127,6 +130,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         listed=str(checkpoint.listed),
         listed_for=checkpoint.listed_for,
         announced=str(checkpoint.announced),
+        gaps=checkpoint.gaps,
         run_id=checkpoint.run_id,
         sequence=checkpoint.sequence,
         saved_at=checkpoint.saved_at,
@@ -170,6 +174,7 @@ def decode(data: bytes) -> Checkpoint:
             listed=_version(stored.listed),
             listed_for=stored.listed_for,
             announced=_version(stored.announced),
+            gaps=stored.gaps,
             inventory=_inventory(stored.inventory or {}),
             whole=stored.inventory is not None,
             run_id=stored.run_id,

@@ -26,6 +26,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     key: str
     """Messages of one key are stored in order."""
+    gaps: int = 0
+    """How many gaps were announced before: what is told again behind another one must be stored again (R18)."""
 
     @property
     def id(self) -> str:
@@ -48,8 +50,8 @@ class Envelope:
         self._types = {kind: f"{self._type}.{kind}" for kind in Kind}
         self._namespace = namespace
 
-    def change(self, change: Change) -> Message:
-        """The message of one change of one object."""
+    def change(self, change: Change, gaps: int = 0) -> Message:
+        """The message of one change of one object, after so many gaps."""
         seen = change.object
         inferred_deletion = change.kind is Kind.DELETED and change.provenance is Provenance.INFERRED
         version = "deleted" if change.kind is Kind.DELETED else str(seen.version)
@@ -68,10 +70,10 @@ class Envelope:
             attributes["resourceversion"] = str(seen.version)
             if seen.phase:
                 attributes["phase"] = seen.phase
-        return Message(attributes, seen.data, seen.key)
+        return Message(attributes, seen.data, seen.key, gaps)
 
-    def gap(self, gap: Gap) -> Message:
-        """The message that says which history may never be told."""
+    def gap(self, gap: Gap, gaps: int = 0) -> Message:
+        """The message that says which history may never be told, itself among `gaps`."""
         attributes = {
             "specversion": "1.0",
             "id": f"{gap.start}-{gap.end}/gap{_which(gap)}{_suffix(gap.epoch)}",
@@ -90,7 +92,7 @@ class Envelope:
             "missing": gap.missing.value,
             **({"spacing": str(gap.spacing)} if gap.spacing else {}),
         }
-        return Message(attributes, msgspec.json.encode(data), key=f"{self._namespace}/")
+        return Message(attributes, msgspec.json.encode(data), f"{self._namespace}/", gaps)
 
 
 def structured(message: Message) -> bytes:

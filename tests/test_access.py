@@ -17,6 +17,14 @@ def test_a_library_that_is_missing_is_named_with_its_extra() -> None:
         require("a_library_that_nobody_has", "redis")
 
 
+def test_errors_that_go_round_in_a_circle_are_looked_at_once() -> None:
+    """As where one is raised again in the handler of the one that it was wrapped in."""
+    error, wrapped = OSError(), OSError()
+    error.__context__, wrapped.__cause__ = wrapped, error
+
+    assert untrusted(error) is False
+
+
 @pytest.mark.parametrize("how", ["itself", "cause", "context", "argument", "no"])
 def test_a_certificate_is_found_behind_whatever_wraps_its_error(how: str) -> None:
     """Libraries raise it from, during, or inside errors of their own; other errors of TLS are those of a server."""

@@ -26,6 +26,7 @@ EXAMPLE = Checkpoint(
     listed=294,
     listed_for="expired",
     announced=263,
+    gaps=2,
     inventory={
         "0da85475-868d-4978-80e0-b7d3b6ab5167": Known("argo", "steps", 1104, "Running"),
         "5c9cb00a-99a4-4af0-a434-85d81c4403d1": Known("argo", "ttl", 1241, None, deleted=True),
@@ -73,6 +74,7 @@ checkpoints = st.builds(
     version=versions,
     listed=versions,
     announced=versions,
+    gaps=st.integers(0, 1 << 40),
     inventory=st.dictionaries(
         texts, st.builds(Known, texts, texts, versions, st.none() | texts, st.booleans(), st.booleans()), max_size=4
     ),

@@ -175,6 +175,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         "redis://user:SECRET@host/0?key",
         "redis://:SE?CRET@host/0?key=a",
         "redis://:SE/CRET@host/0?key=a",
+        "redis://user/SECRET@host/0?key=a",
         "amqp://user:SECRET@host/queue",
         "sqs:https://SECRET@sqs.eu-west-1.amazonaws.com/123456789012/changes",
         "tcp://SECRET@localhost:9000",

@@ -72,13 +72,15 @@ class Ledger:
         self._identity = start.identity
         self._whole = start.whole
         self.audited_at = start.audited_at
-        """When the inventory and the server's past were last found to agree; empty while they do not."""
+        """When the inventory and the server's past were last found to agree."""
         self.epoch = start.epoch
         """How often the cluster was rewound."""
         self.version = start.version
         self.listed = start.listed
         self.listed_for = start.listed_for
         self.announced = start.announced
+        self.gaps = start.gaps
+        """How many gap messages there were; what is told again behind another one is no repeat."""
         self._since: str | None = None
         self.moves = 0
         """Goes up with every effect: tells whether there is anything to save."""
@@ -115,7 +117,8 @@ class Ledger:
             self.version, self._since = effect.version, effect.since
             if self._tombstones:
                 self._bury()
-        self.audited_at = effect.audited_at or self.audited_at
+        if effect.audited_at:
+            self.audited_at, self.listed_for = effect.audited_at, ""
         self._identity = effect.identity or self._identity
         if effect.counted:
             kind, provenance = effect.counted
@@ -138,12 +141,12 @@ class Ledger:
             return dict(self._inventory)
 
     def foresee(self, new: dict[str, Known], *, listed: int, listed_for: str, announced: int) -> None:
-        """Enter what a listing is about to tell of. Nothing is in flight."""
+        """Enter what a listing is about to tell of, behind a gap if it has a reason for one. Nothing is in flight."""
         with self._lock:
             self._inventory |= new
-            if listed:
-                self.listed, self.listed_for, self._whole = listed, listed_for, True
+            self.listed, self.listed_for, self._whole = listed, listed_for, True
             self.announced = announced or self.announced
+            self.gaps += bool(listed_for)
             self.moves += 1
 
     def rewind(self, inventory: dict[str, Known]) -> None:
@@ -168,6 +171,7 @@ class Ledger:
                 listed=self.listed,
                 listed_for=self.listed_for,
                 announced=self.announced,
+                gaps=self.gaps,
                 inventory=dict(self._inventory),
                 whole=self._whole,
                 audited_at=self.audited_at,

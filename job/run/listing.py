@@ -87,10 +87,8 @@ def audit(session: Session) -> bool:
         if gone or any(part.differences for part in parts):
             log.warning("The inventory and the server's past differ at %d", version, extra=event("audit.drift"))
             _check_deletions(session, parts, gone)
-            since = session.ledger.audited_at or session.since
-            session.ledger.audited_at = ""  # until it is told: the server's past is not what the sink knows
-            session.foresee(_new(parts))
-            session.announce(Reason.DRIFTED, version, version, since=since)
+            session.foresee(_new(parts), listed=version, listed_for=Reason.DRIFTED)
+            session.announce(Reason.DRIFTED, version, version, since=session.ledger.audited_at or session.since)
             _tell(session, parts, gone)
     except Expired:
         log.info("The server no longer has version %d; the audit waits", version, extra=event("audit.expired"))

@@ -80,7 +80,7 @@ class Session:
             self.seen.pop(thing.uid, None)
         counted = (change.kind.value, change.provenance.value)
         effect = Effect(version=version, since=since, uid=thing.uid, known=known, counted=counted)
-        self.publisher.put(self._envelope.change(change), effect)
+        self.publisher.put(self._envelope.change(change, self.ledger.gaps), effect)
 
     def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
         """Tell that a listing replaces the history between two versions, before it is told of."""
@@ -93,17 +93,19 @@ class Session:
         Saved before, as what a listing is about to tell (R17): who was overtaken meanwhile must not announce anything.
         """
         self.settle()
+        self.ledger.gaps += 1
         self.commit.save()
         self._announce(Gap(reason, start, end, self.since, Missing.SHORT_LIVED, spacing, self.ledger.epoch))
 
     def _announce(self, gap: Gap, announced: int = 0) -> None:
         """Publish a gap message, and wait for it: it stands before everything that it is the reason for."""
         self.summary.gaps.append(gap.reason.value)
-        self.publisher.put(self._envelope.gap(gap), Effect(announced=announced, counted=("gap", "inferred")))
+        message = self._envelope.gap(gap, self.ledger.gaps)
+        self.publisher.put(message, Effect(announced=announced, counted=("gap", "inferred")))
         self.settle()
 
     def foresee(
-        self, new: Iterable[Object], *, listed: int = 0, listed_for: Reason | None = None, announced: int = 0
+        self, new: Iterable[Object], *, listed: int, listed_for: Reason | None = None, announced: int = 0
     ) -> None:
         """Save what a listing is about to tell of, before it does (R17). Nothing is in flight.
 

@@ -50,8 +50,8 @@ class Window:
         session, settings = self._session, self._session.settings
         lost = resume.history_lost(self._known, self._current)
         if not self._known.whole and lost is not Reason.REWOUND:
-            usable = self._known.audited_at and not lost
-            if not usable or not listing.remember(session):
+            interrupted = lost or self._known.listed_for == Reason.DRIFTED
+            if interrupted or not listing.remember(session):
                 lost = Reason.FORGOTTEN
         if lost:
             session.summary.start = lost.value

@@ -53,7 +53,7 @@ class SocketSink:
         self._name = name
         self._host, self._port, self._path, self._tls = host, port, path, tls
         self._socket: socket.socket | None = None
-        self._received = b""
+        self._unsent, self._received = memoryview(b""), b""
 
     @classmethod
     def at(cls, address: Address, _: Access) -> Self:
@@ -96,26 +96,26 @@ class SocketSink:
                 raise Partly(stored, reason) from error
             raise reason from error
         finally:
-            if not done:
+            if not done or self._unsent:
                 self.close()
 
     def _answers(self, data: bytes, until: float) -> Iterator[bytes]:
         """The receiver's lines, read while the data are written: it may say a lot before it has read everything."""
-        connection, unsent = self._ready(until), memoryview(data)
+        connection, self._unsent = self._ready(until), memoryview(data)
         failure: OSError | None = None
         while True:
             while b"\n" in self._received or len(self._received) >= _LONGEST_ANSWER:
                 line, _, self._received = self._received.partition(b"\n")
                 yield line
             try:
-                unsent = unsent[_written(connection, unsent) :]
+                self._unsent = self._unsent[_written(connection, self._unsent) :]
             except OSError as error:
-                unsent, failure = unsent[:0], error  # what the receiver has said before is still to be read
+                self._unsent, failure = self._unsent[:0], error  # what the receiver has said before is still to be read
             piece = _read(connection)
             if piece:
                 self._received += piece
             elif piece is None:
-                _wait(connection, until, writing=bool(unsent))
+                _wait(connection, until, writing=bool(self._unsent))
             else:
                 raise failure or _Silence
 
@@ -189,7 +189,7 @@ class SocketSink:
         if self._socket:
             with suppress(OSError):
                 self._socket.close()
-        self._socket, self._received = None, b""
+        self._socket, self._unsent, self._received = None, memoryview(b""), b""
 
 
 def _written(connection: socket.socket, data: memoryview) -> int:

@@ -2,7 +2,7 @@
 
 A queue whose name ends in `.fifo` keeps the order of each object: its namespace and name make the message group. An
 entry may fail while a later one of its batch is stored; so a batch for such a queue has at most one message of each
-group. What is told again within five minutes it drops, unless a gap stands between: see `Deduplication`.
+group. What is told again within five minutes it drops, unless a gap stands between: see `deduplication`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from job.access import Access, require, untrusted
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError, WatcherError
-from job.message import GAP, Message, structured
+from job.message import Message, structured
 from job.ports import Limits, Partly
 from job.settings import Address
 
@@ -77,25 +77,13 @@ class _Entry(NamedTuple):
     deduplication: str
 
 
-class Deduplication:
-    """Makes the ids by which a FIFO queue recognises what it has stored in the last five minutes.
+def deduplication(message: Message) -> str:
+    """The id by which a FIFO queue recognises, for five minutes, what it has stored.
 
-    Of the source and the id of a message, and of the gap that was told before it: who is told of a gap takes what is
-    not told again behind it for gone (R18), so what is told again there must be stored again.
+    From those of the event. What is told again behind a gap is another message: who is told of a gap takes for gone
+    what is not told again behind it (R18). And gaps have the namespace in their key alone.
     """
-
-    def __init__(self) -> None:
-        # Lanes may share it: a gap is sent when nothing else is in flight, and acknowledged before what follows from
-        # it. So no message is tried on both sides of one, and all its attempts have the same id.
-        self._gap: tuple[str, ...] = ()
-
-    def id(self, message: Message) -> str:
-        """That of a message, in the order in which they are told."""
-        source = message.attributes["source"]
-        if message.attributes.get("dataschema") == GAP:
-            self._gap = (message.id,)
-            return _hash(source, message.id)
-        return _hash(source, message.id, *self._gap)
+    return _hash(message.attributes["source"], message.key, message.id, str(message.gaps))
 
 
 class SqsSink:
@@ -111,7 +99,6 @@ class SqsSink:
         self._session: Session | None = None
         self._clients: dict[int, SQSClient] = {}
         """By their time-out in seconds, which a client has, and not a request."""
-        self._deduplication = Deduplication()
 
     @classmethod
     def at(cls, address: Address, _: Access) -> Self:
@@ -166,7 +153,7 @@ class SqsSink:
             if part and (size + length > MOST_BYTES or message.id in part or (self._fifo and group in groups)):
                 yield part
                 part, size, groups = {}, 0, set()
-            part[message.id] = _Entry(body, group, self._deduplication.id(message))
+            part[message.id] = _Entry(body, group, deduplication(message))
             size += length
             groups.add(group)
         yield part

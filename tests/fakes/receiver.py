@@ -62,6 +62,13 @@ class Silence:
 
 
 @dataclass(frozen=True)
+class Early:
+    """Says this before it has read a line, and reads no more."""
+
+    answer: bytes
+
+
+@dataclass(frozen=True)
 class Stop:
     """Serves so many lines well, and then neither reads nor answers, but waits."""
 
@@ -82,7 +89,7 @@ class Piecemeal:
     together: int = 0
 
 
-Step = Break | Leave | Refuse | Say | Silence | Stop | Verbose | Piecemeal
+Step = Break | Leave | Refuse | Say | Silence | Early | Stop | Verbose | Piecemeal
 
 
 class Receiver:
@@ -202,6 +209,10 @@ class Receiver:
                     self._open.discard(connection)
 
     def _talk(self, connection: socket.socket, step: Step | None) -> None:
+        if isinstance(step, Early):
+            connection.sendall(step.answer)
+            self._leaving.wait()
+            return
         with connection, connection.makefile("rb") as lines:
             whole = (line for line in lines if line.endswith(b"\n"))
             for number, line in enumerate(whole):

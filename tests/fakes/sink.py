@@ -11,7 +11,7 @@ from typing import Self
 from job.errors import Forbidden, Refused, Unavailable
 from job.message import Message
 from job.ports import Limits, Partly
-from job.sinks.sqs import Deduplication
+from job.sinks.sqs import deduplication
 
 _REMEMBERS = 300.0
 """Seconds that a FIFO queue recognises a repeat."""
@@ -71,7 +71,6 @@ class MemorySink:
         self.asked = 0
         """How often a batch came, whatever became of it."""
         self._clock = clock
-        self._deduplication = Deduplication()
         self._taken: dict[str, float] = {}
         """When a deduplication id was first stored."""
 
@@ -91,7 +90,6 @@ class MemorySink:
     def connect(self) -> None:
         """Another process begins: what the one before has left under way is not its own."""
         self._under_way = Counter()
-        self._deduplication = Deduplication()
 
     def answer(self, *answers: Answer) -> None:
         """What to do with the next batches."""
@@ -122,7 +120,7 @@ class MemorySink:
             answer = self._script.popleft() if self._script else self.otherwise
             if any(map(self.poison, messages)):
                 answer = Answer.REFUSED
-            names = [self._deduplication.id(message) if self._clock else "" for message in messages]
+            names = [deduplication(message) if self._clock else "" for message in messages]
         try:
             gate = self._shut.get(lane)
             if gate:

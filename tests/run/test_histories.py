@@ -207,6 +207,37 @@ def test_r18_what_a_killed_run_told_is_stored_again_after_the_gap(step: Step) ->
         assert promises.diverged(scene) == []
 
 
+def _samples_and_dies(scene: Scene) -> None:
+    with reading_back(counts=4), suppress(Killed):
+        scene.run(crash=Crash("published"))
+
+
+def _lists_and_is_stopped(scene: Scene) -> None:
+    scene.sink.before = lambda _: None if scene.deadline.stopped else scene.signal()
+    scene.run(scene.settings(recover=timedelta()))
+    scene.sink.before = lambda _: None
+
+
+@pytest.mark.parametrize("announce", [_samples_and_dies, _lists_and_is_stopped])
+def test_r18_what_is_told_by_the_run_after_the_gap_is_stored_again(announce: Callable[[Scene], None]) -> None:
+    """The run that has told of a gap need not be the one that tells what follows it, and that one may have no gap."""
+    with Scene(lanes=4) as scene:
+        drop_repeats(scene)
+        scene.run()
+        scene.cluster.create("a")
+        with suppress(Killed):
+            scene.run(crash=Crash("published"))
+        for _ in range(30):
+            scene.cluster.tick()
+        scene.cluster.expire()
+        announce(scene)
+        assert [name for _, name, _ in scene.told()] == ["a", "argo"]
+        come_to_rest(scene)
+
+        assert [name for _, name, _ in scene.told()] == ["a", "argo", "a"]
+        assert promises.diverged(scene) == []
+
+
 @PATIENT
 @given(st.lists(ticks(st.one_of(writes, st.sampled_from(["end", "break", "wait"]))), min_size=1, max_size=5))
 def test_no_gap_is_announced_where_none_was(history: list[Tick]) -> None:

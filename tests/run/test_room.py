@@ -223,6 +223,26 @@ def test_r18_a_forgotten_gap_that_was_not_told_is_told_by_the_next_run() -> None
         assert promises.untold(scene) == []
 
 
+@pytest.mark.parametrize(("step", "nth"), [("saved", 1), ("publish", 2), ("published", 1), ("published", 2)])
+def test_r9_an_audit_that_was_killed_says_the_same_again(scene: Scene, step: Step, nth: int) -> None:
+    """Its gap is about all that has happened since the last comparison, and a repeat of it has the same content."""
+    scene.run()
+    compared = scene.saved.audited_at
+    scene.cluster.create("overlooked")
+    scene.clock.jump(AUDIT_INTERVAL.total_seconds())
+    now = scene.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    scene.save(scene.cluster.version, scene.saved.inventory, audited_at=compared, current_at=now)
+    with pytest.raises(Killed):
+        scene.run(crash=Crash(step, nth))
+    scene.run()
+
+    told = [message.data for message in scene.messages if "k8suid" not in message.attributes]
+    assert told
+    assert all(b'"reason":"drifted"' in data and b'"since":"%b"' % compared.encode() in data for data in told)
+    assert promises.ambiguous(scene.messages) == []
+    assert promises.diverged(scene) == []
+
+
 @pytest.mark.parametrize("step", ["save", "saved", "publish", "published"])
 def test_r20_an_audit_that_was_killed_is_not_taken_for_what_was_told(scene: Scene, step: Step) -> None:
     """It has found that the watch had lost something, and the inventory fits no more: the next run says so."""

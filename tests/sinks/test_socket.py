@@ -29,7 +29,7 @@ from tests.bed.process import free_port
 from tests.bed.waiting import wait_until
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message, parsed
 from tests.fakes.access import nobody
-from tests.fakes.receiver import Break, Leave, Piecemeal, Receiver, Refuse, Say, Silence, Stop, Verbose
+from tests.fakes.receiver import Break, Early, Leave, Piecemeal, Receiver, Refuse, Say, Silence, Stop, Verbose
 
 PAGE = Path(__file__).parents[2] / "docs" / "socket.md"
 SHORT = 0.3
@@ -192,6 +192,16 @@ def test_something_else_than_an_answer_does_not_undo_the_answers_before(receiver
 
     assert partly.value.stored == set(ids(1, 2))
     assert type(partly.value.reason) is ActionNeeded
+
+
+def test_an_event_is_never_glued_to_a_cut_one(receiver: Receiver, sink: SocketSink) -> None:
+    """A receiver that acknowledges what it has not read whole is asked again on another connection."""
+    large = message(1, b'"%b"' % (b"x" * 20_000_000))
+    receiver.inject(Early(b'{"id": "uid/1"}\n'))
+    sink.publish(0, [large], TIMEOUT)
+    sink.publish(0, batch(2), TIMEOUT)
+
+    assert (receiver.ids, receiver.connections) == (ids(2), 2)
 
 
 def test_answers_may_be_longer_than_any_buffer(receiver: Receiver, sink: SocketSink, many: list[Message]) -> None:

@@ -20,7 +20,7 @@ from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailab
 from job.message import Envelope, Message, structured
 from job.ports import Partly, Sink
 from job.settings import parse_address
-from job.sinks.sqs import MOST_BYTES, Deduplication, SqsSink
+from job.sinks.sqs import MOST_BYTES, SqsSink, deduplication
 from tests.bed.moto import CREDENTIALS, Moto
 from tests.contracts.sink import TIMEOUT, ReadBack, SinkContract, message, parsed
 from tests.fakes.access import nobody
@@ -60,8 +60,8 @@ def ids(*numbers: int) -> list[str]:
     return [f"uid/{number}" for number in numbers]
 
 
-def gap(start: int, end: int) -> Message:
-    return Envelope("c", WORKFLOWS, "argo").gap(Gap(Reason.EXPIRED, start, end, "", Missing.INTERMEDIATE))
+def gap(start: int, end: int, namespace: str = "argo") -> Message:
+    return Envelope("c", WORKFLOWS, namespace).gap(Gap(Reason.EXPIRED, start, end, "", Missing.INTERMEDIATE), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -189,29 +189,28 @@ def test_an_object_is_a_group_and_an_event_is_stored_once(moto: Moto, proxy: Sqs
     assert stored_in(moto, fifo) == ["uid/1", "uid/1", "uid/2"]
 
 
-def test_r18_what_is_told_again_after_a_gap_is_stored_again(moto: Moto, proxy: SqsProxy, fifo: str) -> None:
-    """Who is told of a gap takes what is not told after it for gone: it is no repeat, and a gap that is repeated is."""
-    killed, sink = (sink_to(proxy.queue(fifo)) for _ in range(2))
-    killed.publish(0, batch(1), TIMEOUT)
-    for told in (gap(1, 5), gap(1, 5), *batch(1, 1)):
-        sink.publish(0, [told], TIMEOUT)
+def test_a_repeat_of_another_run_is_dropped(moto: Moto, proxy: SqsProxy, fifo: str) -> None:
+    """The id is made of the event: who was killed before its save is repeated, and the queue has it once."""
+    for _ in range(2):
+        sink_to(proxy.queue(fifo)).publish(0, batch(1), TIMEOUT)
 
-    assert len(proxy.requests) == 5
+    assert len(proxy.requests) == 2
+    assert stored_in(moto, fifo) == ids(1)
+
+
+def test_r18_what_is_told_again_behind_a_gap_is_stored_again(moto: Moto, proxy: SqsProxy, fifo: str) -> None:
+    """Who is told of a gap takes for gone what is not told behind it: that is no repeat, and its own repeat is one."""
+    told, again = message(1), msgspec.structs.replace(message(1), gaps=1)
+    for each in (told, gap(1, 5), again, again):
+        sink_to(proxy.queue(fifo)).publish(0, [each], TIMEOUT)
+
+    assert len(proxy.requests) == 4
     assert stored_in(moto, fifo) == ["uid/1", "1-5/gap", "uid/1"]
 
 
-def test_r18_a_message_is_told_apart_by_the_gap_before_it() -> None:
-    """Every gap has a place of its own; what is tried again on the same side of it has the same id."""
-    told = Deduplication()
-    before = [told.id(message(1)), told.id(message(1))]
-    first = [told.id(each) for each in (gap(1, 5), message(1), message(1))]
-    second = [told.id(each) for each in (gap(5, 9), message(1))]
-    again = Deduplication()
-
-    assert before[0] == before[1] == again.id(message(1))
-    assert first[1] == first[2]
-    assert [first[0], first[1], *second] == [again.id(each) for each in (gap(1, 5), message(1), gap(5, 9), message(1))]
-    assert len({*before, *first, *second}) == 5
+def test_gaps_of_two_namespaces_are_two_messages() -> None:
+    """Their ids and sources are the same, where the same versions were lost."""
+    assert len({deduplication(gap(1, 5, namespace)) for namespace in ("argo", "dev", "")}) == 3
 
 
 def test_characters_that_xml_has_not_are_escaped(sink: SqsSink, moto: Moto, queue: str) -> None:
