@@ -106,6 +106,12 @@ def begin(scene: Scene) -> None:
 
 def live_through(scene: Scene, tick: Tick) -> str:
     """Do one run in its surroundings, and say in short what became of it."""
+    with reading_back(pieces=tick.pieces, counts=tick.counts, seconds=tick.recover):
+        return _live_through(scene, tick)
+
+
+def _live_through(scene: Scene, tick: Tick) -> str:
+    """The same at whatever pace history is read back."""
     for what in tick.before:
         happen(scene, what)
     if tick.counts < PLENTY:
@@ -119,8 +125,7 @@ def live_through(scene: Scene, tick: Tick) -> str:
     crash = Crash(*tick.crash) if tick.crash else Crash()
     outcome = f"killed at {tick.crash[0]}" if tick.crash else "killed"
     window, budget = timedelta(seconds=tick.window), timedelta(seconds=tick.recover)
-    pace = reading_back(pieces=tick.pieces, counts=tick.counts, seconds=tick.recover)
-    with suppress(Killed, KilledWhileReading), pace:
+    with suppress(Killed, KilledWhileReading):
         summary = scene.run(scene.settings(window=window, recover=budget), crash)
         outcome = f"start {summary.start or 'none'} {summary.recovery}, exit {summary.exit_code}"
     for left in (scene.cluster.while_listed, scene.cluster.while_watched):
@@ -384,7 +389,8 @@ class _Overtaking:
         cluster.while_watched.clear()
         cluster.while_listed.clear()
         try:
-            live_through(self._scene, self._tick)
+            # In a thread of the other run, perhaps, which may end before this one: its pace is for both.
+            _live_through(self._scene, self._tick)
         finally:
             cluster.while_watched.extend(to_watch)
             cluster.while_listed.extend(to_list)
