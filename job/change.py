@@ -31,6 +31,8 @@ class Provenance(StrEnum):
     """The watch showed it."""
     RECOVERED = "recovered"
     """The watch had lost it, and etcd's history still had it (R11)."""
+    REPLAY = "replay"
+    """It exists, and somebody has asked for all that does."""
     INFERRED = "inferred"
     """A listing differed from the inventory; what lay in between is unknown."""
 
@@ -141,6 +143,8 @@ class Known(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A tombstone: the deletion was acknowledged, but the checkpoint's version has not passed it yet (R2)."""
     told: bool = True
     """False: a listing was about to tell of it, and nothing says yet that it did (R17)."""
+    at: str = ""
+    """When it entered the phase, as its status says; kept where only transitions are told."""
 
 
 Inventory = Mapping[str, Known]

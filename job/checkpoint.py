@@ -17,6 +17,7 @@ import msgspec
 
 from job.change import Known
 from job.errors import CheckpointUnusable
+from job.payload import EVERYTHING, Content
 from job.ports import Identity
 
 SCHEMA = 1
@@ -72,6 +73,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     inventory: dict[str, Known] = msgspec.field(default_factory=dict)
     whole: bool = True
     """False: the store could not take the inventory, which was left out."""
+    content: Content = EVERYTHING
+    """What messages carried, and which changes were told, up to here."""
     run_id: str = ""
     sequence: int = 0
     saved_at: str = ""
@@ -82,8 +85,19 @@ class Checkpoint(msgspec.Struct, frozen=True):
     runs: tuple[RunRecord, ...] = ()
 
 
-_Entry = tuple[str, str, str, str | None, bool, bool]
-"""namespace, name, resourceVersion, phase, deleted, told."""
+_Row = tuple[str, str, str, str | None, bool, bool] | tuple[str, str, str, str | None, bool, bool, str]
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is known of a uid, as it is read; the last of it stands only where it is not empty."""
+
+    namespace: str
+    name: str
+    resource_version: str
+    phase: str | None
+    deleted: bool
+    told: bool
+    at: str = ""
 
 
 class _Stored(msgspec.Struct, kw_only=True):
@@ -91,6 +105,7 @@ class _Stored(msgspec.Struct, kw_only=True):
 
     schema: int
     scope: Scope
+    content: Content = EVERYTHING
     identity: Identity
     epoch: Annotated[int, msgspec.Meta(ge=0)]
     resourceVersion: str  # noqa: N815 - Kubernetes' own spelling, as a reader expects it
@@ -124,6 +139,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     stored = _Stored(
         schema=SCHEMA,
         scope=checkpoint.scope,
+        content=checkpoint.content,
         identity=checkpoint.identity,
         epoch=checkpoint.epoch,
         resourceVersion=str(checkpoint.version),
@@ -168,6 +184,7 @@ def decode(data: bytes) -> Checkpoint:
         del text
         return Checkpoint(
             scope=stored.scope,
+            content=stored.content,
             identity=stored.identity,
             epoch=stored.epoch,
             version=_version(stored.resourceVersion),
@@ -188,17 +205,25 @@ def decode(data: bytes) -> Checkpoint:
         raise _unreadable(data, error) from error
 
 
-def _entry(known: Known) -> _Entry:
-    return known.namespace, known.name, str(known.version), known.phase, known.deleted, known.told
+def _entry(known: Known) -> _Row:
+    row = known.namespace, known.name, str(known.version), known.phase, known.deleted, known.told
+    return (*row, known.at) if known.at else row
 
 
 def _inventory(entries: dict[str, _Entry]) -> dict[str, Known]:
     """The entries, replaced in place, so that they are not all there twice; of equal strings one is kept."""
     inventory = cast("dict[str, Known]", entries)
     kept: dict[str, str] = {}
-    for uid, (namespace, name, version, phase, deleted, told) in entries.items():
-        once = phase and kept.setdefault(phase, phase)
-        inventory[uid] = Known(kept.setdefault(namespace, namespace), name, _version(version), once, deleted, told)
+    for uid, entry in entries.items():
+        inventory[uid] = Known(
+            kept.setdefault(entry.namespace, entry.namespace),
+            entry.name,
+            _version(entry.resource_version),
+            entry.phase and kept.setdefault(entry.phase, entry.phase),
+            entry.deleted,
+            entry.told,
+            entry.at,
+        )
     return inventory
 
 

@@ -14,9 +14,15 @@ from urllib.parse import quote
 import msgspec
 
 from job.change import Change, Gap, Kind, Provenance, Reason, Resource
+from job.payload import EVERYTHING, Content, Payload, renderer
+from job.payload.transition import Transition
 
-OBJECT, DELETION, GAP = (f"urn:workflow-watcher:{schema}:1" for schema in ("object", "deletion", "gap"))
+OBJECT, SUMMARY, TRANSITION, DELETION, GAP = (
+    f"urn:workflow-watcher:{schema}:1" for schema in ("object", "summary", "transition", "deletion", "gap")
+)
 _CORE_GROUP = "k8s.io"
+_LONGEST_REFUSAL = 250
+"""Characters, so that it fits into what an attribute may have in Pub/Sub: 1,024 bytes."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -43,26 +49,35 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class Envelope:
     """Turns the changes of one resource of one cluster into messages."""
 
-    def __init__(self, cluster: str, resource: Resource, namespace: str = "") -> None:
+    def __init__(self, cluster: str, resource: Resource, namespace: str = "", content: Content = EVERYTHING) -> None:
         api = f"apis/{resource.api_version}" if resource.group else f"api/{resource.version}"
         self._source = f"/clusters/{quote(cluster, safe='')}/{api}/{resource.plural}"
         self._type = f"{_reversed_group(resource.group)}.{resource.plural}"
         self._types = {kind: f"{self._type}.{kind}" for kind in Kind}
         self._namespace = namespace
+        self._schema = SUMMARY if content.payload is Payload.SUMMARY else OBJECT
+        self._render = renderer(content, resource)
 
-    def change(self, change: Change, gaps: int = 0) -> Message:
-        """The message of one change of one object, after so many gaps."""
+    def change(self, change: Change, gaps: int = 0, transition: Transition | None = None) -> Message:
+        """The message of one change of one object, after so many gaps; of a transition, where only those are told."""
         seen = change.object
         inferred_deletion = change.kind is Kind.DELETED and change.provenance is Provenance.INFERRED
-        version = "deleted" if change.kind is Kind.DELETED else str(seen.version)
+        schema, data = self._schema, seen.data
+        if inferred_deletion:
+            schema = DELETION
+        elif self._render:
+            data = self._render(data)
+        if transition:
+            schema = schema if inferred_deletion else TRANSITION
+            data = transition.onto(data)
         attributes = {
             "specversion": "1.0",
-            "id": f"{seen.uid}/{version}{_suffix(change.epoch)}",
+            "id": f"{seen.uid}/{_moment(change, transition)}{_suffix(change.epoch)}",
             "source": self._source,
             "type": self._types[change.kind],
             "subject": seen.key,
             "datacontenttype": "application/json",
-            "dataschema": DELETION if inferred_deletion else OBJECT,
+            "dataschema": schema,
             "k8suid": seen.uid,
             "provenance": change.provenance.value,
         }
@@ -70,7 +85,7 @@ class Envelope:
             attributes["resourceversion"] = str(seen.version)
             if seen.phase:
                 attributes["phase"] = seen.phase
-        return Message(attributes, seen.data, seen.key, gaps)
+        return Message(attributes, data, seen.key, gaps)
 
     def gap(self, gap: Gap, gaps: int = 0) -> Message:
         """The message that says which history may never be told, itself among `gaps`."""
@@ -95,6 +110,12 @@ class Envelope:
         return Message(attributes, msgspec.json.encode(data), f"{self._namespace}/", gaps)
 
 
+def dead_letter(message: Message, sink: str, refusal: str) -> Message:
+    """The same message, with the address of the sink that will not take it, and what that has said."""
+    said = " ".join(refusal.split())[:_LONGEST_REFUSAL]
+    return msgspec.structs.replace(message, attributes={**message.attributes, "refusedby": sink, "refusal": said})
+
+
 def structured(message: Message) -> bytes:
     """One JSON object, the data inside as it is: `application/cloudevents+json`, without a line end."""
     return msgspec.json.encode({**message.attributes, "data": msgspec.Raw(message.data)})
@@ -110,6 +131,15 @@ def binary(attributes: Mapping[str, str]) -> dict[str, str]:
     if "datacontenttype" in attributes:
         carried["content-type"] = attributes["datacontenttype"]
     return carried
+
+
+def _moment(change: Change, transition: Transition | None) -> str:
+    """What the id of a change has behind the uid. A phase without a time is told apart by the version."""
+    if change.kind is Kind.DELETED:
+        return "deleted"
+    if transition:
+        return f"{transition.to}/{transition.at or change.object.version}"
+    return str(change.object.version)
 
 
 def _which(gap: Gap) -> str:

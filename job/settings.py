@@ -18,6 +18,7 @@ from urllib.parse import quote
 from job.change import Resource
 from job.checkpoint import Scope
 from job.errors import UsageError
+from job.payload import EVERYTHING, Content
 from job.selector import Selector
 
 _DURATION = re.compile(r"(?:(?P<hours>\d{1,5})h)?(?:(?P<minutes>\d{1,7})m)?(?:(?P<seconds>\d{1,9})s)?", re.ASCII)
@@ -82,6 +83,9 @@ class Settings:
     checkpoint: Address
     window: timedelta
     recover: timedelta = timedelta(seconds=20)
+    content: Content = EVERYTHING
+    dead_letter: Address | None = None
+    """Where messages go that the sink will never take; None: one of them ends the run."""
     initial: Initial = Initial.PUBLISH
     resource_version: int | None = None
 

@@ -21,6 +21,8 @@ SINKS: Mapping[str, str] = {
     "unix": "job.sinks.socket:SocketSink",
 }
 """scheme -> module and class, whose `at(address, access)` makes the adapter."""
+DEAD_LETTERS: Mapping[str, str] = {**SINKS, "gs": "job.sinks.gcs:GcsSink"}
+"""What may be named by --dead-letter."""
 STORES: Mapping[str, str] = {
     "file": "job.stores.file:FileStore",
     "gs": "job.stores.gcs:GcsStore",
@@ -41,6 +43,12 @@ class _MakesStore(Protocol):
 def sink(address: Address, access: Access) -> Sink:
     """The sink of an address; nothing is opened yet. Raises `UsageError`."""
     adapter: _MakesSink = _adapter(SINKS[address.scheme])
+    return adapter.at(address, access)
+
+
+def dead_letters(address: Address, access: Access) -> Sink:
+    """The sink of a dead letter's address; nothing is opened yet. Raises `UsageError`."""
+    adapter: _MakesSink = _adapter(DEAD_LETTERS[address.scheme])
     return adapter.at(address, access)
 
 

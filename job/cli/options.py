@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from job.logs import LogFormat
+from job.payload import Payload
 from job.settings import Initial
 
 Resource = Annotated[
@@ -84,6 +85,16 @@ Sink = Annotated[
         show_default="stdout:; required in a pod",
     ),
 ]
+DeadLetter = Annotated[
+    str | None,
+    typer.Option(
+        "--dead-letter",
+        envvar="WATCHER_DEAD_LETTER",
+        metavar="URL",
+        help="Where messages go that the sink refuses: any sink's URL, or gs://BUCKET/PREFIX/, an object for each.",
+        show_default="a refused message ends the run",
+    ),
+]
 CheckpointUrl = Annotated[
     str | None,
     typer.Option(
@@ -112,6 +123,29 @@ Recover = Annotated[
         envvar="WATCHER_RECOVER",
         metavar="DURATION",
         help="How long to read history back from etcd where the API server has forgotten it; 0s: not at all.",
+    ),
+]
+PayloadKind = Annotated[
+    Payload,
+    typer.Option(
+        "--payload",
+        envvar="WATCHER_PAYLOAD",
+        help="What a message carries: the object itself, or a summary of it with a Workflow's nodes.",
+    ),
+]
+Transitions = Annotated[
+    bool,
+    typer.Option("--transitions", envvar="WATCHER_TRANSITIONS", help="Only tell changes of a phase, and deletions."),
+]
+Redact = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--redact",
+        envvar="WATCHER_REDACT",
+        metavar="GLOB",
+        help="Names of parameters, outputs and environment whose values become REDACTED, in any case of letters; "
+        "repeatable, in the variable separated by blanks.",
+        show_default="none",
     ),
 ]
 FirstRun = Annotated[

@@ -6,44 +6,29 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from job import wiring
-from job.access import Access
-from job.checkpoint import Scope
 from job.cli import options
 from job.cli.report import complain, default_format, summarise
-from job.credentials import GoogleCredentials
+from job.cli.target import absolute, check_variables, find_target
 from job.errors import ExitCode, UsageError, WatcherError
 from job.logs import LogFormat, event, set_up
+from job.payload import Payload
 from job.run import Ports, run as run_window
 from job.run.deadline import Deadline
-from job.selector import Selector
 from job.settings import (
-    LOCAL,
-    Address,
     Initial,
     Settings,
-    check_environment,
     completed,
     default_checkpoint,
-    local_path,
     parse_address,
-    parse_cluster,
     parse_duration,
-    parse_namespace,
-    parse_resource,
     parse_version,
     parse_window,
 )
-from job.sources.connection import from_kubeconfig, from_pod, in_pod
-
-_NOT_AN_OPTION = {"WATCHER_TERMINATION_LOG", "WATCHER_COMMAND"}
-"""The second is the command itself, in cronjob.yaml."""
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +44,13 @@ def run(
     kube_context: options.Context = None,
     cluster: options.Cluster = None,
     sink: options.Sink = None,
+    dead_letter: options.DeadLetter = None,
     checkpoint: options.CheckpointUrl = None,
     window: options.Window = "55s",
     recover: options.Recover = "20s",
+    payload: options.PayloadKind = Payload.OBJECT,
+    transitions: options.Transitions = False,
+    redact: options.Redact = None,
     initial: options.FirstRun = Initial.PUBLISH,
     resource_version: options.ResourceVersion = None,
     log_format: options.Format = None,
@@ -70,47 +59,48 @@ def run(
     log_format = log_format or default_format()
     set_up(log_format)
     try:
-        check_environment(os.environ, {*_variables(context), *_NOT_AN_OPTION})
+        check_variables(context)
         length = parse_window(window)
         recovery = parse_duration(recover)
         deadline = Deadline(length, recover=recovery)
-        watched = parse_resource(resource)
-        matching = Selector(selector)
         start = parse_version(resource_version) if resource_version else None
-        chosen = _namespace(context, namespace, all_namespaces=all_namespaces)
-        access = Access(GoogleCredentials(deadline))
-        sink_address = _absolute(parse_address(sink or "stdout:", "sink", wiring.SINKS))
-        publish_to = wiring.sink(sink_address, access)
-        named = _absolute(parse_address(checkpoint, "checkpoint", wiring.STORES)) if checkpoint else None
-        pod = not (kubeconfig or kube_context) and in_pod(os.environ)
-        if pod:
-            _require(cluster=cluster, sink=sink, checkpoint=checkpoint)
-        connection = from_pod(os.environ) if pod else from_kubeconfig(kubeconfig, kube_context)
-        if chosen is None and connection.namespace is None:
-            message = "this pod is not told its namespace: give --namespace or --all-namespaces"
-            raise UsageError(message)
-        scope = Scope(
-            cluster=parse_cluster(cluster or connection.cluster or ""),
-            resource=str(watched),
-            namespace=(connection.namespace or "") if chosen is None else chosen,
-            selector=matching.text,
-            sink=sink_address.place,
+        named = absolute(parse_address(checkpoint, "checkpoint", wiring.STORES)) if checkpoint else None
+        target = find_target(
+            context,
+            deadline,
+            resource=resource,
+            namespace=namespace,
+            all_namespaces=all_namespaces,
+            selector=selector,
+            kubeconfig=kubeconfig,
+            kube_context=kube_context,
+            cluster=cluster,
+            sink=sink,
+            dead_letter=dead_letter,
+            payload=payload,
+            transitions=transitions,
+            redact=redact,
+            checkpoint=checkpoint,
         )
+        scope = target.scope
         settings = Settings(
             scope=scope,
-            resource=watched,
-            selector=matching,
-            sink=sink_address,
+            resource=target.resource,
+            selector=target.selector,
+            sink=target.sink_address,
             checkpoint=completed(named, scope) if named else default_checkpoint(_state_folder(), scope),
             window=length,
             recover=recovery,
+            content=target.content,
+            dead_letter=target.dead_letter_address,
             initial=initial,
             resource_version=start,
         )
         ports = Ports(
-            source=wiring.source(settings, connection, deadline),
-            sink=publish_to,
-            store=wiring.store(settings.checkpoint, replace(access, kubernetes=connection.configuration)),
+            source=wiring.source(settings, target.connection, deadline),
+            sink=target.sink,
+            store=wiring.store(settings.checkpoint, target.access),
+            dead_letters=target.dead_letters,
         )
     except WatcherError as error:
         complain(str(error), log_format)
@@ -130,53 +120,6 @@ def _run(settings: Settings, ports: Ports, deadline: Deadline, log_format: LogFo
         return int(ExitCode.BUG)
     summarise(summary, log_format)
     return int(summary.exit_code)
-
-
-def _variables(context: typer.Context) -> Iterator[str]:
-    """The environment variables of all commands' options."""
-    group = context.parent.command if context.parent else None
-    for command in getattr(group, "commands", {}).values():
-        for option in command.params:
-            if isinstance(option.envvar, str):
-                yield option.envvar
-
-
-def _namespace(context: typer.Context, namespace: str | None, *, all_namespaces: bool) -> str | None:
-    """The namespace, empty for all of them, None for the default one. A flag wins over the other's variable."""
-    if namespace and all_namespaces:
-        typed = {
-            name
-            for name in ("namespace", "all_namespaces")
-            if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
-        }
-        if len(typed) != 1:
-            message = "--namespace and --all-namespaces exclude each other"
-            raise UsageError(message)
-        all_namespaces = typed == {"all_namespaces"}
-    if all_namespaces:
-        return ""
-    return parse_namespace(namespace) if namespace else None
-
-
-def _require(**options_: str | None) -> None:
-    """In a pod a default would be a guess: of a name, of a terminal, of a disk that is gone with the pod."""
-    missing = [f"--{name} (WATCHER_{name.upper()})" for name, value in options_.items() if not value]
-    if missing:
-        message = f"in a pod {' and '.join(missing)} must be given"
-        raise UsageError(message)
-
-
-def _absolute(address: Address) -> Address:
-    """A path means the same in every folder; a `/` at its end is kept."""
-    if address.scheme not in LOCAL:
-        return address
-    slash = "/" if address.path.endswith("/") else ""
-    try:
-        path = Path(local_path(address)).expanduser().absolute()
-    except RuntimeError as error:
-        message = f"the path in {address} cannot be found: {error}"
-        raise UsageError(message) from error
-    return replace(address, path=f"{path}{slash}")
 
 
 def _state_folder() -> Path:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+import msgspec
+
 from job import checkpoint as codec
 from job.checkpoint import Checkpoint, RunRecord
 from job.errors import (
@@ -41,6 +43,7 @@ from job.run import resume
 from job.run.background import in_background
 from job.run.commit import Commit, Effect
 from job.run.deadline import LOADING, Deadline
+from job.run.publish import DEAD_LETTER
 from job.run.resume import Current
 from job.run.session import Session, timestamp
 from job.run.summary import Summary
@@ -60,6 +63,7 @@ class Ports:
     source: Source
     sink: Sink
     store: Store
+    dead_letters: Sink | None = None
 
 
 def run(
@@ -76,6 +80,8 @@ def run(
         with deadline.interruptible():
             ports.store.open()
             ports.sink.open()
+            if ports.dead_letters:
+                ports.dead_letters.open()
             stored = _load(ports.store, deadline)
             saved = _decoded(stored, settings)
             current = _probe(settings, ports.source, saved)
@@ -86,12 +92,23 @@ def run(
     except WatcherError as error:
         summary.error = error
     else:
-        known = saved or Checkpoint(settings.scope)
+        if saved and saved.content != settings.content:
+            summary.notes.append(f"Messages carry {settings.content} from here on; before, {saved.content}.")
+        known = msgspec.structs.replace(saved or Checkpoint(settings.scope), content=settings.content)
         commit = Commit(
             ports.store, stored, known, run_id=run_id, elapsed=lambda: deadline.elapsed, now=lambda: timestamp(now())
         )
         with ExitStack() as closing:
-            session = Session(settings, ports.source, ports.sink, commit, deadline=deadline, summary=summary, now=now)
+            session = Session(
+                settings,
+                ports.source,
+                ports.sink,
+                commit,
+                dead_letters=ports.dead_letters,
+                deadline=deadline,
+                summary=summary,
+                now=now,
+            )
             closing.callback(session.publisher.close)
             _begin(session, known, current)
             try:
@@ -234,6 +251,9 @@ def _conclude(session: Session) -> None:
     summary.version_to = ledger.version
     summary.objects = len(ledger.inventory())
     summary.published = dict(ledger.published)
+    kind, _ = DEAD_LETTER
+    if kept := ledger.published[kind]:
+        summary.notes.append(f"Refused messages, {kept} of them, are kept in {session.settings.dead_letter}.")
     summary.provenance = dict(ledger.provenances)
     summary.saves = session.commit.saves
     summary.saved = summary.saved or (session.commit.saves > 0 and not session.commit.moved)

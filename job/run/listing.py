@@ -15,6 +15,7 @@ import msgspec
 from job.change import UNKNOWN, Change, Kind, Known, Object, Provenance, Reason
 from job.errors import ActionNeeded, Expired, TemporaryError, Unavailable
 from job.logs import event
+from job.payload.transition import entered
 from job.ports import Page, Query
 from job.run import resume
 from job.run.commit import Effect
@@ -101,7 +102,7 @@ def skip(session: Session, watch: Watch) -> None:
     """Enter everything that exists as known, unpublished, in one save (R12)."""
     while True:
         try:
-            return _adopt(session, Query(limit=PAGE), watch)
+            return _adopt(session, _for_inventory(session), watch)
         except Expired:
             log.info("The listing expired before it was read; listing again", extra=event("listing.expired"))
 
@@ -109,7 +110,7 @@ def skip(session: Session, watch: Watch) -> None:
 def pin(session: Session, version: int) -> None:
     """Start at a version that the server still has, with the inventory of that time (R12)."""
     try:
-        _adopt(session, Query(limit=PAGE, at=version), lambda _: None)
+        _adopt(session, _for_inventory(session, version), lambda _: None)
     except Expired as error:
         message = f"the API server no longer has resourceVersion {version}: start without --resource-version"
         raise ActionNeeded(message) from error
@@ -123,7 +124,7 @@ def remember(session: Session) -> bool:
     """
     version = session.position
     try:
-        session.seen = _entered(session, _pages(session, Query(limit=PAGE, at=version))) if version else {}
+        session.seen = _entered(session, _pages(session, _for_inventory(session, version))) if version else {}
     except Expired:
         log.info("The server no longer has version %d, nor the inventory", version, extra=event("inventory.expired"))
         return False
@@ -187,7 +188,9 @@ def _tell(session: Session, parts: list[Part], gone: list[Difference], *, listed
 
 def _adopt(session: Session, query: Query, watch: Watch) -> None:
     """Make a listing the inventory, in one effect: half of it saved would be published as new by the next run."""
-    version, pages = _peek(_pages(session, query if query.at else _begin(session)))
+    if not query.at:
+        count(session)
+    version, pages = _peek(_pages(session, query))
     watch(version)
     session.seen = _entered(session, pages)
     now = timestamp(session.now())
@@ -201,7 +204,7 @@ def _adopt(session: Session, query: Query, watch: Watch) -> None:
 def _entered(session: Session, pages: Iterable[tuple[Query, Page]]) -> dict[str, Known]:
     """The inventory that a listing makes."""
     return {
-        thing.uid: Known(thing.namespace, thing.name, thing.version)
+        thing.uid: entered(thing)
         for _, page in pages
         for thing in page.objects
         if session.settings.selector.matches(thing.labels)
@@ -216,6 +219,12 @@ def count(session: Session) -> None:
     session.summary.listings += 1
 
 
+def _for_inventory(session: Session, version: int = 0) -> Query:
+    """What to ask for to take it for told. Metadata do not say in which phase an object is."""
+    whole = session.settings.content.transitions
+    return Query(limit=WHOLE_PAGE if whole else PAGE, at=version, whole=whole)
+
+
 def _begin(session: Session) -> Query:
     count(session)
     return Query(limit=PAGE)
@@ -228,10 +237,10 @@ def _pages(session: Session, query: Query) -> Iterator[tuple[Query, Page]]:
         version = version or page.version
         if page.version != version:
             raise Expired  # the server went on with a later listing than the one that was begun
-        yield query if query.token else Query(limit=PAGE, at=version), page
+        yield query if query.token else msgspec.structs.replace(query, at=version), page
         if not page.token:
             return
-        query = Query(limit=PAGE, token=page.token)
+        query = msgspec.structs.replace(query, at=0, token=page.token)
 
 
 def _peek(pages: Iterator[tuple[Query, Page]]) -> tuple[int, Iterator[tuple[Query, Page]]]:

@@ -13,11 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
-from job.errors import ActionNeeded, OutOfTime, Refused, Stopped, Unavailable, WatcherError
+import msgspec
+
+from job.errors import ActionNeeded, OutOfTime, Refused, Stopped, TemporaryError, Unavailable, WatcherError
 from job.logs import event
-from job.message import Message
+from job.message import Message, dead_letter
 from job.ports import Limits, Partly, Sink
 from job.run.commit import Effect, Ledger
 from job.run.deadline import Deadline
@@ -30,6 +33,8 @@ LINGER = 0.1
 ATTEMPT = 10.0
 """Seconds for one request to the sink."""
 WORKERS = 8
+DEAD_LETTER = ("dead-lettered", "refused")
+"""As what a message counts that the sink will never take: for the summary, in the place of kind and provenance."""
 _OVERHEAD = 2_000
 """Bytes of a message beside its data, roughly: what is known of it takes more than what is sent."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
@@ -38,6 +43,17 @@ _TICK = 0.1
 log = logging.getLogger(__name__)
 
 Waiting = tuple[Position[Effect], Message]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Where messages go that the sink will never take."""
+
+    sink: Sink
+    place: str
+    """Its address."""
+    refused_by: str
+    """The address of the sink that has refused them."""
 
 
 class _Abandoned(Exception):
@@ -77,8 +93,13 @@ class _Lane:
 class Publisher:
     """Brings messages to the sink and tells the ledger which are stored."""
 
-    def __init__(self, sink: Sink, ledger: Ledger, deadline: Deadline) -> None:
+    def __init__(self, sink: Sink, ledger: Ledger, deadline: Deadline, dead_letters: DeadLetters | None = None) -> None:
         self._sink = sink
+        self._dead_letters = dead_letters
+        self._keeping = threading.Lock()
+        """Held while dead letters are written: one after the other, whatever lane they are of."""
+        self._done = self._kept = 0
+        """How many messages are stored, and how many of them as dead letters."""
         self._ledger = ledger
         self._deadline = deadline
         self._limits = sink.limits
@@ -226,31 +247,71 @@ class Publisher:
         return lane, lane.take(self._limits)
 
     def _deliver(self, lane: int, batch: list[Waiting]) -> None:
+        """Publish a batch, past the messages that the sink will never take, where those can be kept elsewhere."""
+        while batch:
+            refused, behind = self._bisect(lane, batch)
+            if not refused:
+                return
+            errors = [error for _, error in refused]
+            with self._keeping:
+                # It may be the sink that must be mended, and not they (R14).
+                nothing = len(refused) + len(behind) == len(batch)
+                everything = nothing and (len(refused) > 1 or (self._kept > 0 and self._done <= self._kept))
+                if not self._dead_letters or everything:
+                    raise _refusal(errors, everything=everything)
+                for waiting, error in refused:
+                    self._keep(self._dead_letters, waiting, error)
+            batch = behind
+
+    def _bisect(self, lane: int, batch: list[Waiting]) -> tuple[list[tuple[Waiting, Refused]], list[Waiting]]:
         """Publish a batch. One that is refused is halved again and again, until only refused messages are left over.
 
         What comes after a refused message of its key is left over too: it must not be stored before it.
         """
-        parts, refused, keys, stored = [batch], list[Refused](), set[str](), False
+        parts, refused, keys, behind = [batch], list[tuple[Waiting, Refused]](), set[str](), list[Waiting]()
         while parts:
-            part = [each for each in parts.pop() if each[1].key not in keys]
+            part = parts.pop()
+            behind += [each for each in part if each[1].key in keys]
+            part = [each for each in part if each[1].key not in keys]
             if not part:
                 continue
             try:
-                left, error = self._send(lane, part)
+                left, error = self._send(self._sink, lane, part)
             except (WatcherError, _Abandoned) as failure:
                 if refused:
-                    raise _refusal(refused) from failure
+                    raise _refusal([each for _, each in refused]) from failure
                 raise
-            stored = stored or len(left) < len(part)
             if error and len(left) == 1:
-                refused.append(error)
+                refused.append((left[0], error))
                 keys.add(left[0][1].key)
             elif error:
                 parts += [left[len(left) // 2 :], left[: len(left) // 2]]
-        if refused:
-            raise _refusal(refused, everything=not stored and len(refused) > 1)
+        return refused, behind
 
-    def _send(self, lane: int, part: list[Waiting]) -> tuple[list[Waiting], Refused | None]:
+    def _keep(self, dead_letters: DeadLetters, refused: Waiting, refusal: Refused) -> None:
+        """Store a refused message as a dead letter, which is as good as stored. Raises `Refused` where that fails."""
+        position, message = refused
+        position.effect = msgspec.structs.replace(position.effect, counted=DEAD_LETTER)
+        letter = dead_letter(message, dead_letters.refused_by, str(refusal))
+        self._kept += 1
+        try:
+            _, error = self._send(dead_letters.sink, 0, [(position, letter)])
+            if error:
+                raise error
+        except WatcherError as failure:
+            if self._deadline.stopped and isinstance(failure, TemporaryError):
+                raise
+            text = f"{refusal}; and it cannot be kept in {dead_letters.place}: {failure}"
+            raise Refused(text, [message.id]) from failure
+        log.error(
+            "Message %s is kept in %s: %s",
+            message.id,
+            dead_letters.place,
+            refusal,
+            extra=event("message.refused", id=message.id),
+        )
+
+    def _send(self, sink: Sink, lane: int, part: list[Waiting]) -> tuple[list[Waiting], Refused | None]:
         """One request, again and again while the sink is unavailable and there is time.
 
         Gives what the sink will not take as it is, and what it has said of that.
@@ -262,7 +323,7 @@ class Publisher:
             if not self._deadline.publish_left:  # perhaps this process was stopped for long, and has a successor
                 message = "the deadline of the run has passed"
                 raise OutOfTime(message)
-            part, error = self._attempt(lane, part)
+            part, error = self._attempt(sink, lane, part)
             if not isinstance(error, Unavailable):
                 return part, error
             log.warning("%s; trying again", error, extra=event("sink.retry", lane=lane, messages=len(part)))
@@ -271,10 +332,12 @@ class Publisher:
                 raise error
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _attempt(self, lane: int, part: list[Waiting]) -> tuple[list[Waiting], Unavailable | Refused | None]:
+    def _attempt(
+        self, sink: Sink, lane: int, part: list[Waiting]
+    ) -> tuple[list[Waiting], Unavailable | Refused | None]:
         """One request. Gives what it has left over, and why."""
         try:
-            self._sink.publish(lane, [message for _, message in part], min(ATTEMPT, self._deadline.publish_left))
+            sink.publish(lane, [message for _, message in part], min(ATTEMPT, self._deadline.publish_left))
         except (Unavailable, Refused) as error:
             return part, error
         except Partly as partly:
@@ -291,6 +354,7 @@ class Publisher:
     def _stored(self, part: Sequence[Waiting]) -> None:
         self._ledger.acknowledge(position for position, _ in part)
         with self._lock:
+            self._done += len(part)
             self._messages -= len(part)
             self._bytes -= sum(message.size + _OVERHEAD for _, message in part)
             self._progress.notify_all()
@@ -300,5 +364,6 @@ def _refusal(refused: Sequence[Refused], *, everything: bool = False) -> Refused
     """What to tell of messages that were refused singly."""
     message = "; ".join(dict.fromkeys(map(str, refused)))
     if everything:  # R14
-        message = f"each of {len(refused)} messages was refused, so it is the sink that must be mended: {refused[0]}"
+        what = f"each of {len(refused)} messages" if len(refused) > 1 else "one message after the other"
+        message = f"{what} was refused, so it is the sink that must be mended: {refused[0]}"
     return Refused(message, [each for error in refused for each in error.ids])

@@ -14,10 +14,11 @@ import msgspec
 from job.change import UNKNOWN, Change, Gap, Kind, Known, Missing, Object, Reason
 from job.errors import OutOfTime, Stopped
 from job.message import Envelope
+from job.payload.transition import passage
 from job.ports import Identity, Sink, Source
 from job.run.commit import Commit, Effect
 from job.run.deadline import Deadline
-from job.run.publish import Publisher
+from job.run.publish import DeadLetters, Publisher
 from job.run.summary import Summary
 from job.settings import Settings
 
@@ -37,6 +38,7 @@ class Session:
         sink: Sink,
         commit: Commit,
         *,
+        dead_letters: Sink | None = None,
         deadline: Deadline,
         summary: Summary,
         now: Callable[[], datetime],
@@ -48,7 +50,8 @@ class Session:
         self.deadline = deadline
         self.summary = summary
         self.now = now
-        self.publisher = Publisher(sink, self.ledger, deadline)
+        kept = DeadLetters(dead_letters, str(settings.dead_letter), settings.scope.sink) if dead_letters else None
+        self.publisher = Publisher(sink, self.ledger, deadline, kept)
         self.seen: dict[str, Known] = self.ledger.inventory()
         self.position = self.ledger.version
         """The version of the last frame or listing that was decided: where a watch goes on."""
@@ -60,7 +63,7 @@ class Session:
         """What is known of the cluster by now."""
         self.proven = False
         """Whether this is certainly the cluster of the checkpoint."""
-        self._envelope = Envelope(settings.scope.cluster, settings.resource, settings.scope.namespace)
+        self._envelope = Envelope(settings.scope.cluster, settings.resource, settings.scope.namespace, settings.content)
 
     @property
     def first(self) -> bool:
@@ -68,9 +71,15 @@ class Session:
         return not self.ledger.version and not self.ledger.epoch
 
     def publish(self, change: Change, *, version: int = 0, since: str | None = None, listed: int = 0) -> None:
-        """Queue a change: an event at `version`, known to be the present `since` then, or a difference at `listed`."""
-        thing = change.object
+        """Queue a change: an event at `version`, known to be the present `since` then, or a difference at `listed`.
+
+        Where only transitions are told, it may be none: then it is known, and that is all.
+        """
+        thing, transitions = change.object, self.settings.content.transitions
         known: Known | None = Known(thing.namespace, thing.name, thing.version, thing.phase)
+        transition = None
+        if transitions:
+            transition, known = passage(change, self.seen.get(thing.uid))
         if change.kind is Kind.DELETED:
             # The version has passed an observed deletion once it is acknowledged; a listed one needs a tombstone.
             known = Known(thing.namespace, thing.name, listed, deleted=True) if listed else None
@@ -78,9 +87,13 @@ class Session:
             self.seen[thing.uid] = known
         else:
             self.seen.pop(thing.uid, None)
-        counted = (change.kind.value, change.provenance.value)
+        told = transition is not None or not transitions
+        counted = (change.kind.value, change.provenance.value) if told else None
         effect = Effect(version=version, since=since, uid=thing.uid, known=known, counted=counted)
-        self.publisher.put(self._envelope.change(change, self.ledger.gaps), effect)
+        if told:
+            self.publisher.put(self._envelope.change(change, self.ledger.gaps, transition), effect)
+        else:
+            self.enter(effect)
 
     def announce(self, reason: Reason, start: int, end: int, *, since: str) -> None:
         """Tell that a listing replaces the history between two versions, before it is told of."""
@@ -124,7 +137,9 @@ class Session:
         at once: when the cluster has counted past the saved version, nothing else shows that it was rewound.
         """
         self.seen = {
-            uid: msgspec.structs.replace(known, version=0) for uid, known in self.seen.items() if not known.deleted
+            uid: msgspec.structs.replace(known, version=0, phase=None, at="")
+            for uid, known in self.seen.items()
+            if not known.deleted
         }
         self.ledger.rewind(self.seen)
         self.commit.save()
