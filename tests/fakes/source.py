@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -112,22 +113,34 @@ class ModelCluster:
     # What writers do
 
     def create(
-        self, name: str, *, namespace: str | None = None, labels: Labels | None = None, phase: str | None = None
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        labels: Labels | None = None,
+        phase: str | None = None,
+        **status: object,
     ) -> str:
         """Create an object, and return its uid."""
         with self.changed:
             self._uids += 1
             namespace = self.namespace if namespace is None else namespace
             document = self._document(f"uid-{self._uids}", namespace, name)
-            self._write(Kind.ADDED, document, labels, phase)
+            self._write(Kind.ADDED, document, labels, phase, status)
             return f"uid-{self._uids}"
 
     def change(
-        self, name: str, *, namespace: str | None = None, labels: Labels | None = None, phase: str | None = None
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        labels: Labels | None = None,
+        phase: str | None = None,
+        **status: object,
     ) -> int:
         """Change an object, and return its version."""
         with self.changed:
-            return self._write(Kind.MODIFIED, self._alive(name, namespace), labels, phase)
+            return self._write(Kind.MODIFIED, self._alive(name, namespace), labels, phase, status)
 
     def delete(self, name: str, *, namespace: str | None = None) -> int:
         """Delete an object, and return the version of its deletion."""
@@ -244,15 +257,21 @@ class ModelCluster:
         return document
 
     def _write(
-        self, kind: Kind, document: dict[str, Any], labels: Labels | None = None, phase: str | None = None
+        self,
+        kind: Kind,
+        document: dict[str, Any],
+        labels: Labels | None = None,
+        phase: str | None = None,
+        status: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
         self.version += 1
         about = document["metadata"]
         about["resourceVersion"] = str(self.version)
         if labels is not None:
             about["labels"] = dict(labels)
-        if phase:
+        if phase is not None:
             document["status"]["phase"] = phase
+        document["status"] |= status
         if kind is not Kind.DELETED:
             document["spec"]["step"] += 1
         self._keep(kind, about, msgspec.json.encode(document))

@@ -15,6 +15,7 @@ from job import checkpoint
 from job.change import Known, Resource
 from job.checkpoint import Checkpoint, Scope
 from job.message import Message
+from job.payload import EVERYTHING, Content
 from job.ports import Identity
 from job.run import Ports, recover, run
 from job.run.deadline import Deadline
@@ -51,6 +52,7 @@ class Scene:
         self.clock = self.cluster.clock
         self.sink = MemorySink(lanes=lanes)
         self.store = MemoryStore()
+        self.dead_letters: MemorySink | None = None
         self.namespace = namespace
         self.recover = recover
         self.runs: list[Summary] = []
@@ -76,6 +78,7 @@ class Scene:
         sink: str = "memory:",
         initial: Initial = Initial.PUBLISH,
         resource_version: int | None = None,
+        content: Content = EVERYTHING,
     ) -> Settings:
         matching = Selector(selector)
         resource = self.cluster.resource
@@ -87,6 +90,8 @@ class Scene:
             checkpoint=Address("memory", ""),
             window=window,
             recover=self.recover if recover is None else recover,
+            content=content,
+            dead_letter=Address("memory", "dead") if self.dead_letters else None,
             initial=initial,
             resource_version=resource_version,
         )
@@ -99,6 +104,7 @@ class Scene:
             MortalSource(ModelSource(self.cluster, self.namespace), crash),
             MortalSink(self.sink, crash),
             MortalStore(self.store, crash),
+            self.dead_letters,
         )
         self.deadline = Deadline(settings.window, self.clock, self.clock.jump, recover=settings.recover)
         self._started += 1

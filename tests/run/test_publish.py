@@ -18,7 +18,7 @@ from job.message import Message
 from job.run import publish
 from job.run.commit import Effect, Ledger
 from job.run.deadline import Deadline
-from job.run.publish import Publisher
+from job.run.publish import DeadLetters, Publisher
 from tests.bed.waiting import wait_until
 from tests.fakes.clock import Clock
 from tests.fakes.sink import Answer, MemorySink
@@ -37,12 +37,13 @@ def effect(key: str, version: int) -> Effect:
 class Line:
     """A publisher between a ledger and a sink."""
 
-    def __init__(self, sink: MemorySink) -> None:
+    def __init__(self, sink: MemorySink, kept: MemorySink | None = None) -> None:
         self.clock = Clock()
         self.sink = sink
         self.deadline = Deadline(timedelta(seconds=55), self.clock)
         self.ledger = Ledger(Checkpoint(Scope("", "", "", "", "")))
-        self.publisher = Publisher(sink, self.ledger, self.deadline)
+        dead_letters = DeadLetters(kept, "memory:dead", "memory:") if kept else None
+        self.publisher = Publisher(sink, self.ledger, self.deadline, dead_letters)
 
     def put(self, key: str, version: int, size: int = 10) -> None:
         self.publisher.put(message(key, version, size), effect(key, version))
@@ -468,3 +469,173 @@ def test_the_deadline_frees_who_waits_for_the_sink(line: Line) -> None:
 
 def workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("publish-")]
+
+
+@pytest.fixture
+def kept() -> Iterator[MemorySink]:
+    with MemorySink(lanes=1, messages=1) as sink:
+        yield sink
+
+
+@pytest.fixture
+def careful(line: Line, kept: MemorySink) -> Line:
+    """A line with a place for dead letters."""
+    return Line(line.sink, kept)
+
+
+def in_one_batch(line: Line, keys: list[str]) -> None:
+    """Put messages of one lane while it is busy, so that they go together; the first of all is `a/1`."""
+    line.sink.hold(line.lane("a"))
+    line.put("a", 1)
+    wait_until(lambda: line.sink.asked == 1, SOON, "the first batch")
+    for version, key in enumerate(keys, 2):
+        line.put(key, version)
+    line.sink.release(line.lane("a"))
+
+
+def neighbours(line: Line, count: int) -> list[str]:
+    """Keys of the lane of `a`."""
+    return [key for key in map(str, range(1000)) if line.lane(key) == line.lane("a")][:count]
+
+
+def test_a_refused_message_is_kept_and_the_others_are_stored(careful: Line, kept: MemorySink) -> None:
+    """P1: one refused in a batch; what follows it for its key is stored after it is kept."""
+    bad, good = neighbours(careful, 2)
+    careful.sink.poison = lambda message: message.id == f"{bad}/2"
+    in_one_batch(careful, [bad, good, bad])
+
+    assert careful.publisher.drain()
+    assert sorted(careful.ids) == sorted(["a/1", f"{good}/3", f"{bad}/4"])
+    assert careful.ids.index(f"{bad}/4") == 2
+    (letter,) = kept.stored
+    assert letter.attributes == {
+        "id": f"{bad}/2",
+        "refusedby": "memory:",
+        "refusal": "the sink was told: REFUSED",
+    }
+    assert letter.data == b"x" * 10
+    assert careful.ledger.version == 4
+    assert careful.ledger.published["dead-lettered"] == 1
+
+
+def test_a_lone_refused_message_is_kept(careful: Line, kept: MemorySink) -> None:
+    """In a quiet run there is nothing beside it; the first one has the benefit of the doubt."""
+    careful.sink.answer(Answer.REFUSED)
+    careful.put("a", 1)
+
+    assert careful.publisher.drain()
+    assert [each.id for each in kept.stored] == ["a/1"]
+    assert careful.ledger.version == 1
+
+
+def test_r14_a_batch_refused_whole_and_singly_is_not_kept(careful: Line, kept: MemorySink) -> None:
+    """It is the sink that must be mended: nothing of it is a dead letter, and nothing is lost."""
+    keys = neighbours(careful, 3)
+    careful.sink.poison = lambda message: not message.id.startswith("a/")
+    in_one_batch(careful, keys)
+    with pytest.raises(Refused, match="each of 3 messages was refused"):
+        careful.publisher.drain()
+
+    assert kept.stored == []
+    assert careful.ledger.version == 1
+
+
+def test_r14_one_after_the_other_from_the_beginning_is_the_sinks_fault(careful: Line, kept: MemorySink) -> None:
+    """A sink that has taken nothing in this run gets no second message kept."""
+    careful.sink.otherwise = Answer.REFUSED
+    careful.put("a", 1)
+    assert careful.publisher.drain()
+    careful.put("a", 2)
+    with pytest.raises(Refused, match="one message after the other"):
+        careful.publisher.drain()
+
+    assert [each.id for each in kept.stored] == ["a/1"]
+    assert careful.ledger.version == 1
+
+
+def test_one_after_the_other_is_kept_where_the_sink_takes_others(careful: Line, kept: MemorySink) -> None:
+    """What it has taken in this run says that it is well."""
+    careful.put("b", 1)
+    assert careful.publisher.drain()
+    careful.sink.poison = lambda message: message.key == "a"
+    for version in (2, 3, 4):
+        careful.put("a", version)
+        assert careful.publisher.drain()
+
+    assert [each.id for each in kept.stored] == ["a/2", "a/3", "a/4"]
+    assert careful.ledger.version == 4
+
+
+@pytest.mark.parametrize("answer", [Answer.REFUSED, Answer.BARRED])
+def test_a_dead_letter_that_cannot_be_kept_is_not_gone_past(careful: Line, kept: MemorySink, answer: Answer) -> None:
+    """P2: the version stays before it, and a person must act."""
+    kept.otherwise = answer
+    kept.poison = lambda _: answer is Answer.BARRED
+    careful.sink.answer(Answer.REFUSED)
+    careful.put("a", 1)
+    with pytest.raises(Refused, match="cannot be kept in memory:dead") as refused:
+        careful.publisher.drain()
+
+    assert refused.value.ids == ["a/1"]
+    assert careful.ledger.version == 0
+    assert careful.ledger.published == {}
+
+
+def test_a_place_for_dead_letters_that_is_away_is_asked_again(careful: Line, kept: MemorySink) -> None:
+    """As the sink is, while there is time."""
+    kept.answer(Answer.UNAVAILABLE, Answer.LOST)
+    careful.sink.answer(Answer.REFUSED)
+    careful.put("a", 1)
+
+    assert careful.publisher.drain()
+    assert [each.id for each in kept.stored] == ["a/1", "a/1"]
+    assert careful.ledger.version == 1
+
+
+def test_a_place_for_dead_letters_that_stays_away_needs_a_person(careful: Line, kept: MemorySink) -> None:
+    """When the time is over: not written is not gone past."""
+    kept.otherwise = Answer.UNAVAILABLE
+    kept.before = lambda _: careful.clock.jump(40)
+    careful.sink.answer(Answer.REFUSED)
+    careful.put("a", 1)
+    with pytest.raises(Refused, match="cannot be kept"):
+        careful.publisher.drain()
+
+    assert careful.ledger.version == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdef"), min_size=2, max_size=40),
+    st.sets(st.integers(2, 40), max_size=10),
+    st.integers(1, 3),
+    st.integers(2, 9),
+)
+def test_what_is_refused_is_kept_once_and_in_its_place(keys: list[str], bad: set[int], lanes: int, most: int) -> None:
+    """P1: every message is stored or kept, or the run stops before it; those of a key in their order."""
+    with MemorySink(lanes=lanes, messages=most) as sink, MemorySink(lanes=1, messages=1) as kept:
+        sink.poison = lambda message: int(message.id.partition("/")[2]) in bad
+        line = Line(sink, kept)
+        stopped = False
+        try:
+            for version, key in enumerate(keys, 1):
+                line.put(key, version)
+            assert line.publisher.drain()
+        except Refused:
+            stopped = True
+        line.publisher.close()
+        stored = {int(each.partition("/")[2]) for each in line.ids}
+        letters = [int(each.id.partition("/")[2]) for each in kept.stored]
+
+        assert stored.isdisjoint(bad)
+        assert len(letters) == len(set(letters))
+        assert set(letters) <= bad
+        done = stored | set(letters)
+        assert stopped or done == set(range(1, len(keys) + 1))
+        untold = [version for version in range(1, len(keys) + 1) if version not in done]
+        assert line.ledger.version == (untold[0] - 1 if untold else len(keys))
+        for key in set(keys):
+            mine = [version for version, put in enumerate(keys, 1) if put == key]
+            told = [version for version in mine if version in done]
+            assert told == mine[: len(told)]
+        assert sink.broken == kept.broken == []
