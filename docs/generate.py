@@ -31,6 +31,16 @@ EXAMPLES = {
         "Gap, forgotten",
         "The store had no room for the inventory: what is there follows, and who is gone is not known.",
     ),
+    "added-replay": ("Added, replay", "A backfill found it: the same id and data as those of the run."),
+    "summary": ("Modified, a summary", "`--payload summary --redact '*token*'`"),
+    "transition": ("A transition", "`--transitions`"),
+    "transition-without-time": ("A transition without a time", "The id has the version in its place."),
+    "transition-deleted-observed": ("A deletion among transitions", "The end was seen."),
+    "transition-deleted-inferred": (
+        "An inferred deletion among transitions",
+        "`finalPhase` is null: an end was never seen, and nobody will tell it.",
+    ),
+    "dead-letter": ("A dead letter", "The message as the sink would not take it, and what that has said."),
     "core-resource": ("A resource of the core group", "`--resource pods.v1 --all-namespaces`"),
     "rewound": (
         "After a rewind",

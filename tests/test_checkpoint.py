@@ -14,12 +14,14 @@ from job import checkpoint
 from job.change import Known
 from job.checkpoint import KEPT_RUNS, Checkpoint, RunRecord, Scope
 from job.errors import CheckpointUnusable
+from job.payload import Content, Payload
 from job.ports import Identity
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints" / "schema-1.json"
 
 EXAMPLE = Checkpoint(
     scope=Scope("prod", "workflows.v1alpha1.argoproj.io", "argo", "team=a", "stdout:"),
+    content=Content(Payload.SUMMARY, transitions=True, redact=("*token*",)),
     identity=Identity("0f8b2b62-7d0b-4f39-9c0e-31d7e1a4a111", None),
     epoch=1,
     version=2**64 + 1,
@@ -28,7 +30,7 @@ EXAMPLE = Checkpoint(
     announced=263,
     gaps=2,
     inventory={
-        "0da85475-868d-4978-80e0-b7d3b6ab5167": Known("argo", "steps", 1104, "Running"),
+        "0da85475-868d-4978-80e0-b7d3b6ab5167": Known("argo", "steps", 1104, "Running", at="2026-11-23T07:59:00Z"),
         "5c9cb00a-99a4-4af0-a434-85d81c4403d1": Known("argo", "ttl", 1241, None, deleted=True),
         "ec740e7c-92ea-462f-b224-08e5425cb059": Known("argo", "pod-fail", 0, None, told=False),
     },
@@ -76,8 +78,11 @@ checkpoints = st.builds(
     announced=versions,
     gaps=st.integers(0, 1 << 40),
     inventory=st.dictionaries(
-        texts, st.builds(Known, texts, texts, versions, st.none() | texts, st.booleans(), st.booleans()), max_size=4
+        texts,
+        st.builds(Known, texts, texts, versions, st.none() | texts, st.booleans(), st.booleans(), texts),
+        max_size=4,
     ),
+    content=st.builds(Content, st.sampled_from(Payload), st.booleans(), st.lists(texts, max_size=2).map(tuple)),
     run_id=texts,
     sequence=st.integers(0, 10**6),
     saved_at=times,
@@ -114,6 +119,17 @@ def test_schema_1_stays_as_it_is() -> None:
 
     assert gzip.decompress(checkpoint.encode(EXAMPLE)) == golden.rstrip(b"\n")
     assert checkpoint.decode(gzip.compress(golden)) == EXAMPLE
+
+
+def test_what_came_later_may_be_absent() -> None:
+    """Checkpoints that were saved before there were contents, and times of phases, are read."""
+    members = json.loads(GOLDEN.read_bytes())
+    del members["content"], members["gaps"]
+    members["inventory"] = {uid: entry[:6] for uid, entry in members["inventory"].items()}
+    read = checkpoint.decode(gzip.compress(json.dumps(members).encode()))
+
+    assert (read.content, read.gaps) == (Content(), 0)
+    assert {known.at for known in read.inventory.values()} == {""}
 
 
 def test_versions_are_strings() -> None:

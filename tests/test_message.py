@@ -9,18 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, strategies as st
 
 from job.change import Change, Gap, Kind, Missing, Object, Provenance, Reason, Resource
-from job.message import DELETION, GAP, OBJECT, Envelope, Message, structured
+from job.message import DELETION, GAP, OBJECT, SUMMARY, TRANSITION, Envelope, Message, dead_letter, structured
+from job.payload import Content, Payload
+from job.payload.transition import Transition
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "messages"
 
 WORKFLOWS = Envelope("prod", Resource("workflows", "v1alpha1", "argoproj.io"), "argo")
+SUMMARIES = Envelope(
+    "prod", Resource("workflows", "v1alpha1", "argoproj.io"), "argo", Content(Payload.SUMMARY, redact=("*TOKEN*",))
+)
 PODS = Envelope("prod", Resource("pods", "v1", ""))
 UID = "5c9cb00a-99a4-4af0-a434-85d81c4403d1"
 
@@ -41,6 +47,18 @@ def pod() -> Object:
         '"uid":"c0e45a0b-1d0c-4f4e-93a4-b5b8a9d0f0aa","resourceVersion":"901"},"status":{"phase":"Pending"}}'
     )
     return Object("c0e45a0b-1d0c-4f4e-93a4-b5b8a9d0f0aa", "shop", "web-0", 901, "Pending", {}, data.encode())
+
+
+def with_nodes(version: int) -> Object:
+    node = (
+        '"nightly-1":{"id":"nightly-1","name":"nightly.build","displayName":"build","type":"Pod","templateName":"build",'
+        '"phase":"Succeeded","startedAt":"2026-11-23T06:06:47Z","finishedAt":"2026-11-23T06:07:08Z","inputs":'
+        '{"parameters":[{"name":"token","value":"hunter2"}]},"outputs":{"exitCode":"0"},"hostNodeName":"n1"}'
+    )
+    whole = workflow(version, "Succeeded")
+    data = whole.data.replace(b'"progress"', b'"startedAt":"2026-11-23T06:06:46Z","finishedAt":"2026-11-23T06:07:09Z",'
+        b'"nodes":{%b},"progress"' % node.encode())  # fmt: skip
+    return msgspec.structs.replace(whole, data=data)
 
 
 def trace() -> Object:
@@ -65,6 +83,27 @@ KINDS: dict[str, Message] = {
     "gap-forgotten": WORKFLOWS.gap(Gap(Reason.FORGOTTEN, 1234, 1320, "2026-11-23T06:07:12Z", Missing.ALL)),
     "core-resource": PODS.change(Change(Kind.ADDED, pod(), Provenance.OBSERVED)),
     "rewound": WORKFLOWS.change(Change(Kind.ADDED, workflow(1234, "Running"), Provenance.INFERRED, epoch=1)),
+    "added-replay": WORKFLOWS.change(Change(Kind.ADDED, workflow(1238, "Succeeded"), Provenance.REPLAY)),
+    "summary": SUMMARIES.change(Change(Kind.MODIFIED, with_nodes(1238), Provenance.OBSERVED)),
+    "transition": WORKFLOWS.change(
+        Change(Kind.MODIFIED, workflow(1238, "Succeeded"), Provenance.OBSERVED),
+        transition=Transition("Running", "Succeeded", "2026-11-23T06:07:09Z"),
+    ),
+    "transition-without-time": WORKFLOWS.change(
+        Change(Kind.MODIFIED, workflow(1233, "Pending"), Provenance.OBSERVED), transition=Transition(None, "Pending")
+    ),
+    "transition-deleted-observed": WORKFLOWS.change(
+        Change(Kind.DELETED, workflow(1241, "Succeeded"), Provenance.OBSERVED),
+        transition=Transition("Succeeded", final="Succeeded"),
+    ),
+    "transition-deleted-inferred": WORKFLOWS.change(
+        Change(Kind.DELETED, trace(), Provenance.INFERRED), transition=Transition("Running")
+    ),
+    "dead-letter": dead_letter(
+        WORKFLOWS.change(Change(Kind.MODIFIED, workflow(1238, "Succeeded"), Provenance.OBSERVED)),
+        "pubsub://some-project/workflow-changes",
+        "projects/some-project/topics/workflow-changes refused message …/1238: the schema does not\nallow it",
+    ),
 }
 """One message of each kind that there is."""
 
@@ -101,7 +140,7 @@ def test_attribute_names_are_those_of_the_specification(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_id_is_what_the_design_says(kind: str) -> None:
-    """UID/RESOURCEVERSION, UID/deleted, FROM-TO/gap with /SPACING or /forgotten, and ~EPOCH behind after a rewind."""
+    """UID/RESOURCEVERSION, UID/PHASE/TIME, UID/deleted, FROM-TO/gap with /SPACING or /forgotten, and ~EPOCH behind after a rewind."""
     expected = {
         "added-initial": f"{UID}/1232",
         "modified-observed": f"{UID}/1234",
@@ -114,6 +153,13 @@ def test_the_id_is_what_the_design_says(kind: str) -> None:
         "gap-forgotten": "1234-1320/gap/forgotten",
         "core-resource": "c0e45a0b-1d0c-4f4e-93a4-b5b8a9d0f0aa/901",
         "rewound": f"{UID}/1234~1",
+        "added-replay": f"{UID}/1238",
+        "summary": f"{UID}/1238",
+        "transition": f"{UID}/Succeeded/2026-11-23T06:07:09Z",
+        "transition-without-time": f"{UID}/Pending/1233",
+        "transition-deleted-observed": f"{UID}/deleted",
+        "transition-deleted-inferred": f"{UID}/deleted",
+        "dead-letter": f"{UID}/1238",
     }
 
     assert KINDS[kind].id == expected[kind]
@@ -231,7 +277,7 @@ def test_every_attribute_and_schema_is_explained() -> None:
     described = set(re.findall(r"^\| `([a-z0-9]+)` \|", page(), re.MULTILINE))
 
     assert described == {name for message in KINDS.values() for name in message.attributes}
-    assert all(f"`{schema}`" in page() for schema in (OBJECT, DELETION, GAP))
+    assert all(f"`{schema}`" in page() for schema in (OBJECT, SUMMARY, TRANSITION, DELETION, GAP))
 
 
 @pytest.mark.parametrize("word", [*Provenance, *Reason, *Missing])
