@@ -140,7 +140,7 @@ def test_attribute_names_are_those_of_the_specification(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_id_is_what_the_design_says(kind: str) -> None:
-    """UID/RESOURCEVERSION, UID/PHASE/TIME, UID/deleted, FROM-TO/gap with /SPACING or /forgotten, and ~EPOCH behind after a rewind."""
+    """UID and /VERSION, /PHASE/TIME or /deleted; FROM-TO/gap with /SPACING or /forgotten; ~EPOCH after a rewind."""
     expected = {
         "added-initial": f"{UID}/1232",
         "modified-observed": f"{UID}/1234",

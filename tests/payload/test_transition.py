@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from job.payload.transition import Transition, entered, passage
 T1, T2 = "2026-11-27T08:00:00Z", "2026-11-27T08:01:00Z"
 
 
-def change(status: Any, kind: Kind = Kind.MODIFIED) -> Change:
+def change(status: object, kind: Kind = Kind.MODIFIED) -> Change:
     data = json.dumps({"metadata": {}, **({"status": status} if status is not None else {})}).encode()
     return Change(kind, Object("uid", "argo", "a", 7, data=data), Provenance.OBSERVED)
 
@@ -33,7 +32,7 @@ def known(phase: str | None, at: str = "") -> Known:
         (known("Pending"), {"phase": "Running", "startedAt": T1}, Transition("Pending", "Running", T1)),
         (known("Running", T1), {"phase": "Running", "startedAt": T1}, None),
         (known("Running", T1), {"phase": "Running", "startedAt": T2}, Transition("Running", "Running", T2)),
-        (known("Running", T1), {"phase": "Error", "startedAt": T1, "finishedAt": T2}, Transition("Running", "Error", T2)),
+        (known("Running"), {"phase": "Error", "startedAt": T1, "finishedAt": T2}, Transition("Running", "Error", T2)),
         (known("Failed", T1), {"phase": "Failed", "finishedAt": T2}, Transition("Failed", "Failed", T2)),
         (known("Failed"), {"phase": "Failed", "finishedAt": T2}, None),
         (known("Failed", T1), {"phase": "Failed", "finishedAt": None}, None),
@@ -44,7 +43,9 @@ def known(phase: str | None, at: str = "") -> Known:
         (None, "Running", None),
     ],
 )  # fmt: skip
-def test_a_transition_is_another_phase_or_time(before: Known | None, status: Any, expected: Transition | None) -> None:
+def test_a_transition_is_another_phase_or_time(
+    before: Known | None, status: object, expected: Transition | None
+) -> None:
     """Where a time is not known, the phase alone decides; a status of another form has no phase."""
     transition, _ = passage(change(status), before)
 
@@ -67,7 +68,7 @@ def test_what_was_told_last_outlives_an_empty_phase() -> None:
         (known("Succeeded", T1), None, Transition("Succeeded", final="Succeeded")),
     ],
 )
-def test_a_deletion_says_the_end(before: Known | None, status: Any, expected: Transition) -> None:
+def test_a_deletion_says_the_end(before: Known | None, status: object, expected: Transition) -> None:
     """That of the last object, or else the one that was told; None where none was seen."""
     transition, _ = passage(change(status, Kind.DELETED), before)
 

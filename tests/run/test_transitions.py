@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,8 +15,8 @@ from hypothesis import given, settings, strategies as st
 from job.errors import ExitCode
 from job.message import DELETION, TRANSITION, Message
 from job.payload import Content, Payload
-from job.settings import Initial, Settings
-from tests.fakes.crash import STEPS, Crash, Killed, KilledWhileReading
+from job.settings import Initial
+from tests.fakes.crash import STEPS, Crash, Killed, KilledWhileReading, Step
 from tests.run.scene import Scene
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -31,10 +31,9 @@ def scene() -> Iterator[Scene]:
         yield scene
 
 
-def run(scene: Scene, crash: Crash | None = None, **about: Any) -> Settings:
-    chosen = scene.settings(content=TRANSITIONS, **about)
-    assert scene.run(chosen, crash).exit_code == ExitCode.DONE
-    return chosen
+def run(scene: Scene, initial: Initial = Initial.PUBLISH, pinned: int | None = None) -> None:
+    chosen = scene.settings(content=TRANSITIONS, initial=initial, resource_version=pinned)
+    assert scene.run(chosen).exit_code == ExitCode.DONE
 
 
 def passages(messages: Sequence[Message]) -> list[Passage]:
@@ -196,12 +195,12 @@ def test_r12_what_was_skipped_has_a_phase(scene: Scene, pinned: bool) -> None:
     """A starting point enters phases, too: what has ended long ago does not end when a label changes."""
     scene.cluster.create("old", phase="Succeeded", finishedAt=T1)
     scene.cluster.create("new", phase="Running", startedAt=T1)
-    at = {"resource_version": scene.cluster.version} if pinned else {"initial": Initial.SKIP}
+    version = scene.cluster.version
     scene.cluster.while_watched += [
         lambda: scene.cluster.change("old", labels={"seen": "yes"}),
         lambda: end(scene, "new", "Error", T2),
     ]
-    run(scene, **at)
+    run(scene, Initial.SKIP, version if pinned else None)
 
     assert ids(scene.messages) == [f"uid-2/Error/{T2}"]
     assert passages(scene.messages) == [("Running", "Error", T2)]
@@ -271,7 +270,7 @@ def test_the_lives_of_a_real_controller(scene: Scene, recording: str) -> None:
     st.integers(1, 12),
     st.sampled_from(["kept", "expired"]),
 )
-def test_killed_anywhere_every_transition_is_told(step: Any, nth: int, history: str) -> None:
+def test_killed_anywhere_every_transition_is_told(step: Step, nth: int, history: str) -> None:
     """P1, P3: what a killed run told is told again with the same id and data, and nothing is left out."""
     with Scene(recover=timedelta(seconds=20)) as scene:
         run(scene)
@@ -283,10 +282,8 @@ def test_killed_anywhere_every_transition_is_told(step: Any, nth: int, history: 
             lambda: scene.cluster.change("a", phase="Running", startedAt=T2, finishedAt=None),
         ]
         crash = Crash(step, nth)
-        try:
+        with suppress(Killed, KilledWhileReading):
             scene.run(scene.settings(content=TRANSITIONS), crash)
-        except (Killed, KilledWhileReading):
-            pass
         while scene.cluster.while_watched:
             scene.cluster.while_watched.popleft()()
         if history == "expired":
