@@ -39,7 +39,7 @@ class Redaction:
         return self._names is not None
 
     def __call__(self, data: bytes) -> bytes:
-        """The JSON `data`, redacted; the string `REDACTED` if it cannot be read."""
+        """The JSON object `data`, redacted; another one that only says so if it cannot be read."""
         if not self:
             return data
         try:
@@ -48,7 +48,7 @@ class Redaction:
             changed = self._redact_compressed(tree) or changed
             return _written(tree) if changed else data
         except UNREADABLE:
-            return _written(REDACTED)
+            return _written({"redacted": "unreadable"})
 
     def _matches(self, name: object) -> bool:
         return self._names is not None and isinstance(name, str) and self._names.match(name) is not None
