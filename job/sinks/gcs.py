@@ -91,7 +91,7 @@ class GcsSink:
             except google.PreconditionFailed:
                 return
             except google.Forbidden as error:
-                # Only who would replace an object is asked for this right; which check comes first, Google does not say.
+                # Only who would replace an object is asked for this right; which check is first, Google does not say.
                 if _DELETE not in line(error):
                     raise
 
