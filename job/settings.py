@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import PurePath
@@ -139,6 +139,20 @@ def parse_version(text: str) -> int:
         message = f"{text!r} is not a resourceVersion: it is a number above 0"
         raise UsageError(message)
     return int(text)
+
+
+def parse_time(text: str) -> datetime:
+    """A time as RFC 3339 has it, or a date, which begins at midnight in UTC. Raises `UsageError`."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment and re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        moment = moment.replace(tzinfo=UTC)
+    if moment is None or moment.tzinfo is None:
+        message = f"{text!r} is not a time; write it as 2026-11-27T08:00:00Z, or 2026-11-27"
+        raise UsageError(message)
+    return moment
 
 
 def parse_address(text: str, what: str, schemes: Iterable[str]) -> Address:

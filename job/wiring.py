@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from job.access import Access
+from job.change import Resource
 from job.ports import Patience, Sink, Source, Store
-from job.settings import Address, Settings
+from job.settings import Address
 from job.sources.connection import Connection
 
 SINKS: Mapping[str, str] = {
@@ -58,11 +59,11 @@ def store(address: Address, access: Access) -> Store:
     return adapter.at(address, access)
 
 
-def source(settings: Settings, connection: Connection, patience: Patience) -> Source:
-    """The source of a run."""
+def source(resource: Resource, namespace: str, connection: Connection, patience: Patience) -> Source:
+    """The source of a resource in a namespace, or in all of them where that is empty."""
     from job.sources.kubernetes import KubernetesSource
 
-    return KubernetesSource(connection, settings.resource, settings.scope.namespace, patience)
+    return KubernetesSource(connection, resource, namespace, patience)
 
 
 def _adapter(name: str) -> Any:  # noqa: ANN401 - one of the classes above

@@ -70,11 +70,11 @@ class Program:
         """The checkpoint as it is on disk."""
         return checkpoint.decode(self.checkpoint_file.read_bytes())
 
-    def start(self, *options: str, environment: Mapping[str, str] | None = None) -> Running:
-        """Start `workflow-watcher run` with these options."""
+    def start(self, *options: str, command: str = "run", environment: Mapping[str, str] | None = None) -> Running:
+        """Start `workflow-watcher run`, or another command, with these options."""
         return Running(
             subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "job", "run", *options],
+                [*self.prefix, sys.executable, "-m", "job", command, *options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**self.environment, **(environment or {})},
@@ -82,9 +82,9 @@ class Program:
             )
         )
 
-    def run(self, *options: str, environment: Mapping[str, str] | None = None) -> Outcome:
+    def run(self, *options: str, command: str = "run", environment: Mapping[str, str] | None = None) -> Outcome:
         """Run it to its end."""
-        with self.start(*options, environment=environment) as running:
+        with self.start(*options, command=command, environment=environment) as running:
             return running.finish()
 
 

@@ -22,6 +22,7 @@ from job.checkpoint import Scope
 from job.cli import app
 from job.errors import ExitCode, UsageError
 from job.logs import LogFormat
+from job.payload import Payload
 from job.ports import Identity
 from job.run.deadline import CATCH_UP, DRAIN, LISTING, SAVE
 from job.selector import Selector
@@ -56,6 +57,7 @@ COLLECTIONS = {
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Pod": "/api/v1/namespaces/{}/pods",
     "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "Role": RBAC + "/namespaces/{}/roles",
     "RoleBinding": RBAC + "/namespaces/{}/rolebindings",
     "ClusterRole": RBAC + "/clusterroles",
@@ -150,7 +152,7 @@ class TestValues:
         assert found == [(token, str(number)) for number, token in enumerate(FILLED_IN, start=1)]
         assert [MANIFEST.read_text().count(token) for token in FILLED_IN] == [1] * len(FILLED_IN)
         assert "\n".join(lines[:last]).count("\n---\n") == 1
-        assert last < 40
+        assert last < 48
 
     def test_they_go_where_they_are_read(self) -> None:
         """What is filled in is the annotation for Workload Identity, the image, and three options."""
@@ -347,6 +349,37 @@ class TestRights:
         assert None not in (identified.saved.identity.cluster, identified.saved.identity.definition)
 
 
+class TestBackfill:
+    """A Job for all that exists, made from the CronJob by variables only."""
+
+    def test_a_job_by_variables_publishes_what_exists(
+        self, deployed: Program, trial: Trial, cluster: Cluster, namespace: str
+    ) -> None:
+        """The API server accepts the Job; what its container runs, with its rights, tells what is asked for."""
+        created = [cluster.create(namespace, name, phase=phase) for name, phase in (("a", "Failed"), ("b", "Running"))]
+        body = backfill_job(WATCHER_PHASE="Failed", WATCHER_RATE="200")
+        accepted = trial.create(body)
+        (made,) = body["spec"]["template"]["spec"]["containers"]
+        variables = {each["name"]: each.get("value", "") for each in made["env"]}
+        (command,) = [re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], each) for each in made["args"]]
+
+        outcome = deployed.run(command=command, environment=variables | {"WATCHER_SINK": "stdout:"})
+
+        assert accepted == Answer(201, "", [])
+        assert command == "backfill"
+        assert (outcome.code, ids(outcome.messages)) == (0, [id_of(created[0])]), outcome.stderr
+        assert [message["provenance"] for message in outcome.messages] == ["replay"]
+
+    def test_the_comment_shows_the_command(self) -> None:
+        """What the manifest proposes changes variables that the program reads, and the Job's deadline."""
+        text = MANIFEST.read_text()
+
+        assert "WATCHER_COMMAND=backfill" in text
+        assert "backfill" in commands()
+        assert {"WATCHER_PHASE", "WATCHER_SINCE", "WATCHER_RATE"} <= options_of("backfill")
+        assert '"activeDeadlineSeconds":3600' in text
+
+
 class TestEnvironment:
     """The command and its options, which `kubectl create job --from` can change by variables only."""
 
@@ -384,6 +417,9 @@ class TestEnvironment:
         assert Selector(values["WATCHER_SELECTOR"]).text == ""
         assert Initial(values["WATCHER_INITIAL"]) is Initial.PUBLISH
         assert LogFormat(values["WATCHER_LOG_FORMAT"]) is LogFormat.JSON
+        assert Payload(values["WATCHER_PAYLOAD"]) is Payload.OBJECT
+        assert values["WATCHER_TRANSITIONS"] == values["WATCHER_ALL_NAMESPACES"] == "false"
+        assert values["WATCHER_REDACT"] == values["WATCHER_DEAD_LETTER"] == ""
         assert parse_resource(values["WATCHER_RESOURCE"]).group_resource == "workflows.argoproj.io"
         assert parse_address(values["WATCHER_SINK"], "sink", wiring.SINKS).scheme == "pubsub"
         assert parse_address(values["WATCHER_CHECKPOINT"], "checkpoint", wiring.STORES).scheme == "gs"
@@ -410,6 +446,17 @@ def optional_objects(namespace: str) -> list[Object]:
 def one(kind: str) -> Object:
     (found,) = [body for body in objects() if body["kind"] == kind]
     return found
+
+
+def backfill_job(**variables: str) -> Object:
+    """The Job that the manifest's comment makes, with these variables besides."""
+    spec = copy.deepcopy(job())
+    (made,) = spec["template"]["spec"]["containers"]
+    wanted = {"WATCHER_COMMAND": "backfill", **variables}
+    made["env"] = [each for each in made["env"] if each["name"] not in wanted]
+    made["env"] += [{"name": name, "value": value} for name, value in wanted.items()]
+    spec["activeDeadlineSeconds"] = 3600
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "backfill"}, "spec": spec}
 
 
 def schedule() -> Object:

@@ -11,12 +11,14 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from job.cli.backfill import backfill
 from job.cli.report import complain
 from job.cli.run import run
 from job.errors import WatcherError
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 app.command()(run)
+app.command()(backfill)
 
 
 def _show_version(asked: bool) -> None:

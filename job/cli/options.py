@@ -166,6 +166,44 @@ ResourceVersion = Annotated[
         show_default="now",
     ),
 ]
+Phase = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--phase",
+        envvar="WATCHER_PHASE",
+        metavar="PHASE",
+        help="Only objects in this phase; repeatable, in the variable separated by blanks.",
+        show_default="any",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        envvar="WATCHER_SINCE",
+        metavar="TIME",
+        help="Only objects that were created then or later, as in 2026-11-27T08:00:00Z or 2026-11-27.",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", envvar="WATCHER_UNTIL", metavar="TIME", help="Only objects that were created before."),
+]
+Rate = Annotated[
+    int | None,
+    typer.Option(
+        "--rate",
+        envvar="WATCHER_RATE",
+        metavar="N",
+        min=1,
+        help="At most so many messages a second.",
+        show_default="any",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", envvar="WATCHER_DRY_RUN", help="Publish nothing: say how many messages and bytes it is."),
+]
 Format = Annotated[
     LogFormat | None,
     typer.Option(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from job.errors import WatcherError
 from job.logs import LogFormat, json_line
 from job.run.summary import Summary
 
@@ -29,15 +31,21 @@ def complain(message: str, log_format: LogFormat | None = None) -> None:
 
 
 def summarise(summary: Summary, log_format: LogFormat) -> None:
-    """Print the summary line, and leave it where Kubernetes looks for it."""
+    """Print what a run did, or why it did nothing."""
     if not summary.start and summary.error:
         complain(str(summary.error), log_format)
         _leave(json_line("ERROR", "run.refused", str(summary.error)))
         return
-    severity = "ERROR" if summary.error else "INFO"
-    line = json_line(severity, "run.finished", summary.sentence(), **summary.fields())
-    if summary.error and log_format is LogFormat.CONSOLE:
-        complain(str(summary.error), log_format)
+    conclude("run.finished", summary.sentence(), summary.fields(), summary.error, log_format)
+
+
+def conclude(
+    name: str, sentence: str, fields: Mapping[str, object], error: WatcherError | None, log_format: LogFormat
+) -> None:
+    """Print a summary line, and leave it where Kubernetes looks for it."""
+    line = json_line("ERROR" if error else "INFO", name, sentence, **fields)
+    if error and log_format is LogFormat.CONSOLE:
+        complain(str(error), log_format)
     _say(line)
     _leave(line)
 

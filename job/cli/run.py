@@ -97,7 +97,7 @@ def run(
             resource_version=start,
         )
         ports = Ports(
-            source=wiring.source(settings, target.connection, deadline),
+            source=wiring.source(target.resource, scope.namespace, target.connection, deadline),
             sink=target.sink,
             store=wiring.store(settings.checkpoint, target.access),
             dead_letters=target.dead_letters,

@@ -44,7 +44,7 @@ class Deadline:
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._began = clock()
+        self._began = self._since = clock()
         self._window = window.total_seconds() or CATCH_UP
         self._recover = recover.total_seconds()
         self._recovered = 0.0
@@ -68,12 +68,12 @@ class Deadline:
     @property
     def watch_left(self) -> float:
         """Seconds left of the window."""
-        return 0.0 if self.stopped else max(0.0, self._window - self.elapsed)
+        return 0.0 if self.stopped else max(0.0, self._window - (self._clock() - self._since))
 
     @property
     def publish_left(self) -> float:
         """Seconds until the sink must have drained."""
-        drained_by = min(self._began + self._window + self._granted + LISTING, self._signalled_at) + DRAIN
+        drained_by = min(self._since + self._window + self._granted + LISTING, self._signalled_at) + DRAIN
         return 0.0 if self._signals > 1 else max(0.0, drained_by - self._clock())
 
     @property
@@ -90,7 +90,12 @@ class Deadline:
 
     def left(self) -> float:
         """Seconds left for reading from the API server, a listing included."""
-        return 0.0 if self.stopped else max(0.0, self._window + self._granted + LISTING - self.elapsed)
+        until = self._since + self._window + self._granted + LISTING
+        return 0.0 if self.stopped else max(0.0, until - self._clock())
+
+    def renew(self) -> None:
+        """Begin the window anew, from any thread: for what may take any time while it moves."""
+        self._since = self._clock()
 
     def pause(self, seconds: float) -> None:
         """Wait between two attempts."""

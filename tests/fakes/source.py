@@ -119,6 +119,7 @@ class ModelCluster:
         namespace: str | None = None,
         labels: Labels | None = None,
         phase: str | None = None,
+        created: str | None = None,
         **status: object,
     ) -> str:
         """Create an object, and return its uid."""
@@ -126,6 +127,8 @@ class ModelCluster:
             self._uids += 1
             namespace = self.namespace if namespace is None else namespace
             document = self._document(f"uid-{self._uids}", namespace, name)
+            if created:
+                document["metadata"]["creationTimestamp"] = created
             self._write(Kind.ADDED, document, labels, phase, status)
             return f"uid-{self._uids}"
 

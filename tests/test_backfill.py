@@ -1,0 +1,242 @@
+"""Tests of the backfill, between a model cluster and a sink in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from job.backfill import Report, Wanted, backfill
+from job.checkpoint import Scope
+from job.errors import ExitCode
+from job.message import Envelope
+from job.payload import EVERYTHING, Content
+from job.run.deadline import Deadline
+from job.selector import Selector
+from job.settings import Address
+from tests.fakes.sink import Answer, MemorySink
+from tests.fakes.source import ModelCluster, ModelSource
+from tests.run.scene import Scene
+
+IDLE = timedelta(seconds=60)
+
+
+class Bench:
+    """A model cluster, a sink, and backfills between them."""
+
+    def __init__(self) -> None:
+        self.cluster = ModelCluster()
+        self.clock = self.cluster.clock
+        self.sink = MemorySink()
+        self.kept: MemorySink | None = None
+        self.deadline = Deadline(IDLE, self.clock, self.clock.jump)
+        self.progress: list[int] = []
+
+    def wanted(self, content: Content = EVERYTHING, selector: str = "", **about: object) -> Wanted:
+        resource = self.cluster.resource
+        everything = Wanted(
+            scope=Scope("lab", str(resource), "argo", selector, "memory:"),
+            envelope=Envelope("lab", resource, "argo", content),
+            content=content,
+            selector=Selector(selector),
+            dead_letter=Address("memory", "dead") if self.kept else None,
+        )
+        return replace(everything, **about)  # type: ignore[arg-type] # what each test names
+
+    def run(self, wanted: Wanted | None = None) -> Report:
+        self.deadline = Deadline(IDLE, self.clock, self.clock.jump)
+        return backfill(
+            wanted or self.wanted(),
+            ModelSource(self.cluster),
+            self.sink,
+            self.deadline,
+            dead_letters=self.kept,
+            progress=lambda report: self.progress.append(report.listed),
+        )
+
+    def signal(self) -> None:
+        """Send the backfill that is under way a SIGTERM."""
+        self.deadline.signal()
+
+    @property
+    def ids(self) -> list[str]:
+        return sorted(message.id for message in self.sink.stored)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(message.attributes["subject"].removeprefix("argo/") for message in self.sink.stored)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    with bench.sink:
+        yield bench
+
+
+def create(bench: Bench, count: int) -> None:
+    for number in range(count):
+        bench.cluster.create(f"w-{number:03}")
+
+
+def test_what_exists_is_told_as_a_run_would_tell_it(bench: Bench) -> None:
+    """The same ids and data as those of a run; how it is known is `replay`."""
+    create(bench, 60)
+    bench.cluster.change("w-007", phase="Running")
+    report = bench.run()
+    with Scene(cluster=bench.cluster) as scene:
+        scene.run()
+        ran = {message.id: message.data for message in scene.messages}
+
+    assert (report.exit_code, report.listed, report.messages, report.published) == (0, 60, 60, {"added": 60})
+    assert {message.id: message.data for message in bench.sink.stored} == ran
+    assert {message.attributes["provenance"] for message in bench.sink.stored} == {"replay"}
+    assert report.bytes == sum(map(len, ran.values()))
+    assert report.total == bench.progress[-1] == 60
+
+
+def test_an_empty_namespace_is_no_error(bench: Bench) -> None:
+    """Nothing is told, and that is said."""
+    report = bench.run()
+
+    assert (report.exit_code, report.messages, bench.sink.stored) == (0, 0, [])
+    assert "published: nothing" in report.sentence()
+
+
+def test_filters_choose(bench: Bench) -> None:
+    """Labels, phases and the time of creation; since is included, until is not."""
+    for name, labels, phase in (("a", {"t": "1"}, "Failed"), ("b", {"t": "1"}, "Running"), ("c", {}, "Failed")):
+        bench.cluster.create(name, labels=labels, phase=phase)
+    bench.run(bench.wanted(selector="t=1", phases=frozenset({"Failed", "Error"})))
+
+    assert bench.names == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "names"),
+    [(2, None, ["c", "d"]), (None, 2, ["a", "b"]), (1, 3, ["b", "c"]), (1, 1, [])],
+)
+def test_the_time_of_creation_chooses(bench: Bench, since: int | None, until: int | None, names: list[str]) -> None:
+    """Since is included, until is not."""
+    for number, name in enumerate("abcd"):
+        bench.cluster.create(name, created=f"2026-11-0{number + 1}T00:00:00Z")
+    days = [day if day is None else datetime(2026, 11, 1 + day, tzinfo=UTC) for day in (since, until)]
+    bench.run(bench.wanted(since=days[0], until=days[1]))
+
+    assert bench.names == names
+
+
+def test_a_dry_run_says_what_would_be(bench: Bench) -> None:
+    """The same counts and bytes, and the sink is not even asked."""
+    create(bench, 30)
+    dry = bench.run(bench.wanted(dry_run=True))
+    asked = bench.sink.asked
+    real = bench.run()
+
+    assert asked == 0
+    assert (dry.messages, dry.bytes, dry.published) == (real.messages, real.bytes, {})
+    assert "nothing was published" in dry.sentence()
+
+
+def test_transitions_are_those_into_the_present_phase(bench: Bench) -> None:
+    """With the id of the run, from nowhere; what has no phase has none."""
+    bench.cluster.create("a", phase="Failed", finishedAt="2026-11-01T00:00:00Z")
+    bench.cluster.create("b")
+    report = bench.run(bench.wanted(Content(transitions=True)))
+
+    assert bench.ids == ["uid-1/Failed/2026-11-01T00:00:00Z"]
+    assert json.loads(bench.sink.stored[0].data)["from"] is None
+    assert (report.listed, report.messages) == (2, 1)
+
+
+def test_an_expired_listing_begins_again_and_repeats_nothing(bench: Bench) -> None:
+    """What was handed over and has not changed is not told twice; what has is told as it is now."""
+    create(bench, 60)
+
+    def forget() -> None:
+        bench.cluster.change("w-001")
+        bench.cluster.delete("w-002")
+        bench.cluster.create("w-100")
+        bench.cluster.compact()
+
+    bench.cluster.while_listed += [lambda: None, forget]
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.DONE
+    assert len(bench.ids) == len(set(bench.ids)) == 62
+    assert bench.names.count("w-001") == 2
+    assert report.published == {"added": 61, "modified": 1}
+
+
+def test_a_cluster_that_went_back_ends_it(bench: Bench) -> None:
+    """The rest would be of another history."""
+    create(bench, 60)
+    version = bench.cluster.version
+    for number in range(60):
+        bench.cluster.change(f"w-{number:03}")
+    bench.cluster.while_listed += [lambda: None, lambda: bench.cluster.rewind(version)]
+
+    assert bench.run().exit_code == ExitCode.TEMPORARY
+
+
+def test_a_signal_ends_it_with_what_is_stored(bench: Bench) -> None:
+    """75, since it is not whole; run again, it is, and repeats say so."""
+    create(bench, 60)
+    bench.cluster.while_listed += [lambda: None, bench.signal]
+    report = bench.run()
+    first = bench.ids
+    again = bench.run()
+
+    assert (report.exit_code, len(first)) == (ExitCode.TEMPORARY, 25)
+    assert "run it again" in report.sentence()
+    assert again.exit_code == ExitCode.DONE
+    assert len(set(bench.ids)) == 60
+    assert len({(message.id, message.data) for message in bench.sink.stored}) == 60
+
+
+def test_it_may_take_any_time_while_it_moves(bench: Bench) -> None:
+    """Each batch takes half a minute, and an hour passes."""
+    create(bench, 300)
+    bench.sink.limits = type(bench.sink.limits)(lanes=1, messages=3, bytes=100_000)
+    bench.sink.before = lambda _: bench.clock.jump(36)
+    report = bench.run()
+
+    assert (report.exit_code, len(bench.ids)) == (ExitCode.DONE, 300)
+    assert report.seconds > 3000
+
+
+def test_what_stands_still_ends_it(bench: Bench) -> None:
+    """A sink that is away is asked for a minute and the time of the drain, then it is 75."""
+    create(bench, 3)
+    bench.sink.otherwise = Answer.UNAVAILABLE
+    bench.sink.before = lambda _: bench.clock.jump(20)
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.TEMPORARY
+    assert report.seconds < 200
+
+
+def test_the_rate_is_kept(bench: Bench) -> None:
+    """Ten a second, by the clock that waits."""
+    create(bench, 30)
+    report = bench.run(bench.wanted(rate=10))
+
+    assert report.messages == 30
+    assert report.seconds >= 2.9
+
+
+def test_a_refused_message_ends_it_or_is_kept(bench: Bench) -> None:
+    """As in a run."""
+    create(bench, 30)
+    bench.sink.poison = lambda message: message.id.startswith("uid-7/")
+    without = bench.run()
+    with MemorySink(lanes=1) as bench.kept:
+        report = bench.run()
+        letters = [message.id for message in bench.kept.stored]
+
+    assert without.exit_code == ExitCode.ACTION_NEEDED
+    assert (report.exit_code, letters) == (ExitCode.DONE, ["uid-7/107"])
+    assert report.published == {"added": 29, "dead-lettered": 1}

@@ -1,0 +1,207 @@
+"""Tests of `workflow-watcher backfill` against a real API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.errors import ExitCode
+from tests.bed.cluster import Cluster
+from tests.bed.control_plane import ControlPlane
+from tests.fakes.api_faults import EXPIRED_LIST
+from tests.fakes.api_proxy import ApiProxy
+from tests.program import Program
+from tests.test_manifest import backfill_job
+from tests.wire.told import Log, SinkFile, id_of, ids, raw_data
+
+MANY = 5_000
+WRITERS = 8
+
+
+@pytest.fixture(scope="module")
+def crowded(control_plane: ControlPlane) -> Iterator[tuple[str, set[str]]]:
+    """A namespace with 5,000 Workflows, and the ids that a run gives them; gone afterwards."""
+    name = "backfill-many"
+    with control_plane.cluster() as cluster, ThreadPoolExecutor(WRITERS) as executor:
+        cluster.create_namespace(name)
+        created = executor.map(lambda number: id_of(cluster.create(name, f"w-{number:04}")), range(MANY))
+        yield name, set(created)
+        cluster.request("DELETE", f"/apis/argoproj.io/v1alpha1/namespaces/{name}/workflows")
+
+
+@pytest.fixture
+def in_the_crowd(control_plane: ControlPlane, crowded: tuple[str, set[str]], tmp_path: Path) -> Program:
+    namespace, _ = crowded
+    return Program(control_plane.kubeconfig(namespace=namespace), tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_five_thousand_interrupted_and_run_again(
+    in_the_crowd: Program, crowded: tuple[str, set[str]], sink_file: SinkFile, number: signal.Signals
+) -> None:
+    """All are told with the ids of a run; repeats are the same messages; the checkpoint of runs is not touched."""
+    _, wanted = crowded
+    first = in_the_crowd.run("--window=0s", sink_file.option, in_the_crowd.checkpoint)
+    ran = {message["id"]: message["data"] for message in sink_file.messages}
+    saved = in_the_crowd.checkpoint_file.read_bytes()
+    sink_file.path.unlink()
+    with in_the_crowd.start("--rate=1500", sink_file.option, command="backfill") as running:
+        sink_file.wait_for(lambda messages: len(messages) > 500, "five hundred to be told")
+        running.send(number)
+        interrupted = running.finish()
+    told = len(set(ids(sink_file.messages)))
+    again = in_the_crowd.run(sink_file.option, command="backfill")
+    after = sink_file.messages
+
+    assert (first.code, set(ran)) == (0, wanted)
+    assert interrupted.code == (ExitCode.TEMPORARY if number is signal.SIGTERM else -signal.SIGKILL)
+    assert 500 < told < MANY
+    assert (again.code, again.summary["published"]) == (0, {"added": MANY})
+    assert set(ids(after)) == wanted
+    assert all(ran[message["id"]] == message["data"] for message in after)
+    assert {message["provenance"] for message in after} == {"replay"}
+    assert in_the_crowd.checkpoint_file.read_bytes() == saved
+    assert [file.name for file in in_the_crowd.folder.iterdir() if "state" in file.name] == []
+
+
+def test_five_thousand_by_a_job(
+    in_the_crowd: Program, crowded: tuple[str, set[str]], sink_file: SinkFile, tmp_path: Path
+) -> None:
+    """The Job that the manifest's comment makes, by its environment only, interrupted and run again."""
+    _, wanted = crowded
+    (made,) = backfill_job(WATCHER_RATE="1500")["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value", "") for each in made["env"]}
+    environment |= {"WATCHER_SINK": f"file:{sink_file.path}", "WATCHER_CHECKPOINT": f"file:{tmp_path}/none.json.gz"}
+    command = environment["WATCHER_COMMAND"]
+    with in_the_crowd.start(command=command, environment=environment) as running:
+        sink_file.wait_for(lambda messages: len(messages) > 500, "five hundred to be told")
+        running.send(signal.SIGTERM)
+        interrupted = running.finish()
+    again = in_the_crowd.run(command=command, environment=environment | {"WATCHER_RATE": ""})
+
+    assert (interrupted.code, again.code) == (ExitCode.TEMPORARY, 0)
+    assert set(ids(sink_file.messages)) == wanted
+    assert not (tmp_path / "none.json.gz").exists()
+
+
+def test_the_time_passes_in_log_lines(in_the_crowd: Program, sink_file: SinkFile) -> None:
+    """Where stderr is no terminal, a line says every ten seconds how far it has come."""
+    with in_the_crowd.start("--rate=200", sink_file.option, command="backfill") as running:
+        log = Log(running)
+        line = log.wait_for("backfill.progress")
+        running.send(signal.SIGTERM)
+        outcome = log.finish()
+
+    assert 0 < line["messages"] < line["total"] == MANY
+    assert outcome.summary["event"] == "backfill.finished"
+
+
+def test_a_terminal_has_a_bar(in_the_crowd: Program, sink_file: SinkFile) -> None:
+    """It moves, and the summary stands behind it."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "job", "backfill", sink_file.option],
+        stderr=theirs,
+        env=in_the_crowd.environment,
+        cwd=in_the_crowd.folder,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while block := os.read(ours, 65536):
+            shown += block
+    except OSError:  # as Linux ends a terminal whose other side is gone
+        pass
+    finally:
+        os.close(ours)
+
+    assert process.wait() == 0
+    percentages = [int(each) for each in re.findall(rb"(\d+)%", shown)]
+    assert percentages == sorted(percentages)
+    assert len(set(percentages)) > 5
+    assert percentages[-1] == 100
+    assert b"5000 messages" in shown
+
+
+def test_a_dry_run_tells_the_truth(program: Program, cluster: Cluster, namespace: str, sink_file: SinkFile) -> None:
+    """Nothing is published, and then exactly what it said, by the same filters."""
+    for number in range(60):
+        cluster.create(namespace, f"w-{number}", phase="Failed" if number % 3 else "Running")
+    options = ("--phase=Failed", "--phase=Error", sink_file.option)
+    dry = program.run("--dry-run", *options, command="backfill")
+    nothing = sink_file.messages
+    real = program.run(*options, command="backfill")
+
+    assert (dry.code, nothing, dry.summary["published"]) == (0, [], {})
+    assert (dry.summary["messages"], dry.summary["bytes"]) == (40, real.summary["bytes"])
+    assert {message["phase"] for message in sink_file.messages} == {"Failed"}
+    assert len(sink_file.messages) == 40
+    assert dry.summary["bytes"] == sum(len(raw_data(line)) for line in sink_file.path.read_bytes().splitlines())
+
+
+def test_filters_by_time_and_label(program: Program, cluster: Cluster, namespace: str) -> None:
+    """The server's own clock decides what is old; labels are looked at here."""
+    made = [cluster.create(namespace, name, labels={"team": team}) for name, team in (("a", "x"), ("b", "y"))]
+    born = min(thing["metadata"]["creationTimestamp"] for thing in made)
+
+    def names(*options: str) -> list[str]:
+        outcome = program.run(*options, command="backfill")
+        assert outcome.code == 0, outcome.stderr
+        return sorted(message["subject"].rpartition("/")[2] for message in outcome.messages)
+
+    assert names(f"--since={born}") == ["a", "b"]
+    assert names(f"--until={born}") == []
+    assert names("--since=2020-01-01", "--until=2100-01-01", "-lteam=y") == ["b"]
+
+
+def test_a_listing_that_expires_is_begun_again(
+    proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, sink_file: SinkFile
+) -> None:
+    """Each object is told once, though the server forgot the listing after its first page."""
+    created = {id_of(cluster.create(namespace, f"w-{number}")) for number in range(60)}
+    expired = proxy.inject(on=lambda request: "continue" in request.query, fault=EXPIRED_LIST)
+    outcome = proxied.run(sink_file.option, command="backfill")
+
+    assert (expired.fired, outcome.code) == (1, 0)
+    assert sorted(ids(sink_file.messages)) == sorted(created)
+    assert "listing.expired" in [line["event"] for line in outcome.lines]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--since=yesterday"], "is not a time"),
+        (["--until=2026-11-27T08:00:00"], "is not a time"),
+        (["--rate=0"], "rate"),
+        (["--sink=nowhere:"], "does not begin with"),
+        (["--window=5s"], "window"),
+    ],
+)
+def test_bad_input_is_a_usage_error(program: Program, options: list[str], said: str) -> None:
+    """2, and what is wrong."""
+    outcome = program.run(*options, command="backfill")
+
+    assert outcome.code == ExitCode.USAGE
+    assert said in json.loads(outcome.stderr.splitlines()[-1])["message"]
+
+
+def test_what_is_missing_is_for_a_person(program: Program, control_plane: ControlPlane, tmp_path: Path) -> None:
+    """No rights, and no such resource: 78, as in a run."""
+    nobody = Program(control_plane.kubeconfig("nobody", namespace="default"), tmp_path)
+    answers: list[Any] = [
+        nobody.run(command="backfill").code,
+        program.run("--resource=things.v1.example.com", command="backfill").code,
+    ]
+
+    assert answers == [ExitCode.ACTION_NEEDED] * 2
