@@ -55,7 +55,7 @@ class Pod:
         deadline = Deadline(settings.window)
         access = Access(GoogleCredentials(deadline))
         ports = Ports(
-            wiring.source(settings, connection, deadline),
+            wiring.source(settings.resource, scope.namespace, connection, deadline),
             wiring.sink(sink, access),
             wiring.store(store, access),
         )
