@@ -49,6 +49,9 @@ FROM_GO = {
     ),
 }
 
+SHAPES: list[object] = [5, True, "x", [], [{}], {"a": 5}, {"a": None}, {"a": []}]
+NOT_PACKED: list[object] = [5, {}, "REDACTED", "é", "!", "H4sI", "KLUv/Q==", "AA", "AAA="]
+
 
 def packed(text: bytes, compress: Callable[[bytes], bytes] = COMPRESSORS["gzip"]) -> str:
     return base64.b64encode(compress(text)).decode()
@@ -126,9 +129,9 @@ def test_no_nodes_are_not_the_same_as_none_yet() -> None:
 @pytest.mark.parametrize(
     "status",
     [
-        *({"nodes": nodes} for nodes in (5, "x", [], [{}], {"a": 5}, {"a": None}, {"a": []}, True)),
-        *({"compressedNodes": packed(json.dumps(nodes).encode())} for nodes in (5, [], [{}], {"a": 5}, "x")),
-        *({"compressedNodes": text} for text in (5, {}, "REDACTED", "é", "!", "H4sI", "KLUv/Q==", "AA", "AAA=")),
+        *({"nodes": shape} for shape in SHAPES),
+        *({"compressedNodes": packed(json.dumps(shape).encode())} for shape in SHAPES),
+        *({"compressedNodes": text} for text in NOT_PACKED),
         {"compressedNodes": base64.b64encode(b"not compressed").decode()},
         {"compressedNodes": packed(b"")},
         {"compressedNodes": packed(b"{")},
