@@ -50,7 +50,7 @@ FROM_GO = {
 }
 
 SHAPES: list[object] = [5, True, "x", [], [{}], {"a": 5}, {"a": None}, {"a": []}]
-NOT_PACKED: list[object] = [5, {}, "REDACTED", "é", "!", "H4sI", "KLUv/Q==", "AA", "AAA="]
+NOT_PACKED: list[object] = [5, {}, "REDACTED", "é", "H4sI", "KLUv/Q==", "AA", "AAA=", "!" + FROM_GO["pgzip"]]
 
 
 def packed(text: bytes, compress: Callable[[bytes], bytes] = COMPRESSORS["gzip"]) -> str:
@@ -146,13 +146,22 @@ def test_what_argo_does_not_write_is_unreadable(status: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
 def test_a_damaged_stream_is_unreadable(compress: Callable[[bytes], bytes]) -> None:
-    """Cut off in the middle, with something behind its end, or with a changed byte."""
+    """Cut off in the middle or at the end, with something behind its end, or with changed bytes."""
     text = json.dumps({f"n{number}": {"id": str(number * 7919)} for number in range(100)}).encode()
     data = compress(text)
     middle = len(data) // 2
 
-    for damaged in (data[:middle], data + b"garbage", data[: middle - 8] + bytes(16) + data[middle + 8 :]):
+    for damaged in (data[:middle], data[:-1], data + b"garbage", data[: middle - 8] + bytes(16) + data[middle + 8 :]):
         assert hydrate({"compressedNodes": base64.b64encode(damaged).decode()}) == "unreadable"
+
+
+def test_a_stream_without_its_end_is_unreadable() -> None:
+    """Even where every byte of the nodes is there already."""
+    stream = brotli.Compressor()
+    unfinished = stream.process(NODES.encode()) + stream.flush()
+
+    assert hydrate({"compressedNodes": base64.b64encode(unfinished).decode()}) == "unreadable"
+    assert hydrate({"compressedNodes": base64.b64encode(unfinished + stream.finish()).decode()}) == [NODE]
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
@@ -216,9 +225,12 @@ def test_a_bomb_does_not_explode(bomb: Callable[[], bytes]) -> None:
 
 def test_a_frame_that_asks_for_a_huge_window_is_unreadable() -> None:
     """It would be reserved before a byte is known."""
-    two_gib = bytes.fromhex("28b52ffd 00 a8 010000")
+    text = NODES.encode()
+    block = (len(text) << 3 | 1).to_bytes(3, "little") + text  # the last one, stored
+    small, huge = (bytes.fromhex("28b52ffd00") + bytes([window]) + block for window in (0x00, 0xA8))
 
-    assert hydrate({"compressedNodes": base64.b64encode(two_gib).decode()}) == "unreadable"
+    assert hydrate({"compressedNodes": base64.b64encode(small).decode()}) == [NODE]
+    assert hydrate({"compressedNodes": base64.b64encode(huge).decode()}) == "unreadable"
 
 
 def test_nodes_that_are_nested_too_deeply_are_unreadable() -> None:
