@@ -22,11 +22,13 @@ _log = logging.getLogger(__name__)
 
 _BED = Path(__file__).parent
 _CLOUD = _BED / "cloud"
+_ARGO = _BED / "argo"
 _BENCHMARKS = _BED.parent / "benchmarks"
 _PACKAGES = {
     "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
     "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
     "pstest": (_CLOUD, "./pstest"),
+    "workflow-controller": (_ARGO, "./controller"),
     "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
     "replay": (_BENCHMARKS, "./replay"),
     "informer": (_BENCHMARKS, "./informer"),
@@ -76,6 +78,11 @@ def fake_gcs_server() -> Binary:
     return _find("fake-gcs-server")
 
 
+def workflow_controller() -> Binary:
+    """Find or build the controller of Argo Workflows."""
+    return _find("workflow-controller")
+
+
 def replay() -> Binary:
     """Find or build the server that replays a recorded watch to the benchmarks."""
     return _find("replay")
@@ -88,7 +95,7 @@ def informer() -> Binary:
 
 def argo_crds() -> list[Path]:
     """Return the minimal CustomResourceDefinitions of the pinned Argo Workflows, one YAML file each."""
-    folder = built_once(cache_folder() / f"argo-crds-{_key(_BED / 'argo')}", _copy_argo_crds)
+    folder = built_once(cache_folder() / f"argo-crds-{_key(_ARGO)}", _copy_argo_crds)
     return sorted(folder.glob("*.yaml"))
 
 
@@ -152,7 +159,7 @@ def _copy_argo_crds(target: Path) -> None:
     answer = run_with_progress(
         go("mod", "download", "-json", _ARGO_MODULE),
         "the CRDs of Argo Workflows",
-        cwd=_BED / "argo",
+        cwd=_ARGO,
         env=go_environment(),
     )
     source = Path(json.loads(answer)["Dir"]) / _ARGO_CRDS
@@ -164,7 +171,7 @@ def _copy_argo_crds(target: Path) -> None:
 
 def main() -> int:
     """Find or build everything and print where it came from."""
-    for find in (etcd, kube_apiserver, pstest, fake_gcs_server):
+    for find in (etcd, kube_apiserver, pstest, fake_gcs_server, workflow_controller):
         binary = find()
         sys.stdout.write(f"{binary.path}  ({binary.origin})\n")
     crds = argo_crds()
