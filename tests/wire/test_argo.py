@@ -199,7 +199,13 @@ def test_what_is_redacted_is_nowhere(readings: dict[str, Reading]) -> None:
 
 
 def test_transitions_are_exact_over_many_short_runs(
-    control_plane: ControlPlane, cluster: Cluster, namespace: str, program: Program, sink_file: SinkFile, tmp_path: Path
+    *,
+    control_plane: ControlPlane,
+    cluster: Cluster,
+    namespace: str,
+    program: Program,
+    sink_file: SinkFile,
+    tmp_path: Path,
 ) -> None:
     """Run after run while everything happens, with a restart of the API server among them: each end once."""
     options = ("--window=0s", "--transitions", sink_file.option, program.checkpoint)
