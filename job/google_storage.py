@@ -1,7 +1,7 @@
 """What the adapters for objects of Google Cloud Storage share: the client of a bucket, and what its errors mean.
 
-Adapters make each request once, with `timeout=attempt(...)` and `retry=None`: whether there is time for another, the run
-knows.
+Adapters make each request once, with `timeout=attempt(...)` and `retry=None`: whether there is time for another, the
+run knows.
 """
 
 from __future__ import annotations
