@@ -245,6 +245,7 @@ def test_the_missing_right_is_named_with_its_place(sink: GcsSink, gcs: GcsServer
         (RATE_LIMITED, Unavailable),
         (INTERNAL_ERROR, Unavailable),
         (UNAVAILABLE, Unavailable),
+        (refusal(200, "a proxy says so to everything", "proxy"), Unavailable),
         (Reset(), Unavailable),
         (Reset(Moment.IN_UPLOAD), Unavailable),
     ],
@@ -297,7 +298,17 @@ def test_what_was_stored_before_a_failure_counts(
 
 
 def test_the_time_is_that_of_the_whole_batch(sink: GcsSink, gcs: GcsServer) -> None:
-    """Without any, the first message is still tried; what follows it is not."""
+    """The second message has what the first has left of it, which is less than it needs."""
+    gcs.inject(on=writes(), fault=Stall(seconds=2), times=None)
+    with pytest.raises(Partly) as partly:
+        sink.publish(0, [message(1), message(2)], 3.5)
+
+    assert partly.value.stored == {"uid/1"}
+    assert isinstance(partly.value.reason, Unavailable)
+
+
+def test_without_time_only_the_first_message_is_tried(sink: GcsSink, gcs: GcsServer) -> None:
+    """It always is; what follows it is not."""
     with pytest.raises(Partly, match="1 of 2 messages") as partly:
         sink.publish(0, [message(1), message(2)], 0)
 
