@@ -6,7 +6,8 @@ any `WatcherError`; of these, `Unavailable` is worth a retry.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -195,3 +196,42 @@ class Store(Protocol):
         Raises `Conflict`, and changes nothing, when another value is stored. After `Unavailable` it is unknown whether
         the value was replaced.
         """
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One delivery of a message. The same message, delivered again, may have another `ack_id`."""
+
+    ack_id: str
+    message_id: str
+    """Given by the broker, for people; a message that was published twice has two."""
+    attributes: Mapping[str, str]
+    data: bytes
+    published: datetime
+    ordering_key: str = ""
+    """Messages of one key are delivered in order, and what is given back only when all after it are; empty: none."""
+
+
+class Subscription(Protocol):
+    """Messages that wait until somebody has processed them. Each method is one attempt, from any thread.
+
+    `acknowledge`, `refuse` and `extend` take ids that are no longer valid, as that of a lease that has ended, and say
+    so in a warning: such a message is delivered again.
+    """
+
+    def open(self) -> None:
+        """Get ready, once, before the first pull: find the credentials."""
+
+    def pull(self, most: int, timeout: float) -> Sequence[Received]:
+        """Up to so many deliveries, as soon as there are some; none after `timeout` seconds, or earlier.
+
+        Each is leased to the caller for ten seconds or more, and delivered again when that is over.
+        """
+
+    def extend(self, ack_ids: Sequence[str], seconds: int) -> None:
+        """Lease these deliveries for so many seconds from now."""
+
+    def acknowledge(self, ack_ids: Sequence[str]) -> None:
+        """Say that they are processed: they are not delivered again, as a rule."""
+
+    def refuse(self, ack_ids: Sequence[str]) -> None:
+        """Give them back: they are delivered again, when the broker finds it right."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from job.access import Access
 from job.change import Resource
-from job.ports import Patience, Sink, Source, Store
+from job.ports import Patience, Sink, Source, Store, Subscription
 from job.settings import Address
 from job.sources.connection import Connection
 
@@ -57,6 +57,13 @@ def store(address: Address, access: Access) -> Store:
     """The store of a checkpoint's address; nothing is opened yet. Raises `UsageError`."""
     adapter: _MakesStore = _adapter(STORES[address.scheme])
     return adapter.at(address, access)
+
+
+def subscription(name: str, access: Access) -> Subscription:
+    """The subscription of this name; nothing is opened yet. Raises `UsageError`."""
+    from job.subscriptions.pubsub import PubSubSubscription
+
+    return PubSubSubscription.at(name, access)
 
 
 def source(resource: Resource, namespace: str, connection: Connection, patience: Patience) -> Source:

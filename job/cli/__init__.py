@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from job.cli.backfill import backfill
+from job.cli.consume import consume
 from job.cli.report import complain
 from job.cli.run import run
 from job.errors import WatcherError
@@ -19,6 +20,7 @@ from job.errors import WatcherError
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 app.command()(run)
 app.command()(backfill)
+app.command()(consume)
 
 
 def _show_version(asked: bool) -> None:

@@ -204,6 +204,34 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", envvar="WATCHER_DRY_RUN", help="Publish nothing: say how many messages and bytes it is."),
 ]
+Subscription = Annotated[
+    str,
+    typer.Option(
+        "--subscription",
+        envvar="WATCHER_SUBSCRIPTION",
+        metavar="NAME",
+        help="Where events come from: projects/PROJECT/subscriptions/NAME.",
+        show_default="required",
+    ),
+]
+ConsumeWindow = Annotated[
+    str,
+    typer.Option(
+        "--window",
+        envvar="WATCHER_WINDOW",
+        metavar="DURATION",
+        help="How long to pull, as in 55s or 4m30s; 0s: until nothing is left.",
+    ),
+]
+LatestOnly = Annotated[
+    bool,
+    typer.Option(
+        "--latest-only",
+        envvar="WATCHER_LATEST_ONLY",
+        help="Leave out states older than one that was processed in this window, and all of an object after its "
+        "deletion.",
+    ),
+]
 Format = Annotated[
     LogFormat | None,
     typer.Option(

@@ -1,0 +1,274 @@
+"""The other end of the queue: pull for a window, hand each event to a command, acknowledge what it has processed.
+
+    pull ──> Queue ──start──> command ──exit 0──> acknowledge
+               │ needless: acknowledge   └─else──> give back: the broker says when it comes again
+
+One thread decides everything and talks to the broker about what it has. Pulls and commands, which may take long, run in
+threads of their own and report to its inbox. Every delivery is leased for a minute as it comes, and again long
+before that is over, for as long as its event waits or runs.
+
+The end, of the window or by a signal: nothing is pulled any more, what waits is given back, and commands that run have
+10 s. Then they are sent SIGTERM, and SIGKILL 2 s later, and their events are given back. A second
+signal kills them at once. 30 s is Kubernetes' grace period, and all this takes less.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+from signal import SIGKILL, SIGTERM
+
+from job.consume.commands import Commands
+from job.consume.event import Event, NotAnEvent, event as read_event
+from job.consume.leases import Leases
+from job.consume.queue import Needless, Queue, Recent
+from job.consume.summary import Counts, Summary
+from job.errors import Stopped, Unavailable, WatcherError
+from job.logs import event
+from job.ports import Received, Subscription
+
+AT_ONCE = 4
+"""Commands at a time."""
+_GRACE, _KILL, _LAST_WORDS = 10.0, 2.0, 3.0
+_PULL = 3.0
+"""Seconds for a pull: a signal waits for it, and a queue is empty that has brought nothing for so long."""
+_MOST_EVENTS, _MOST_BYTES = 200, 64_000_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
+_UNREACHABLE = 20.0
+"""How long a broker may be away while a queue is emptied."""
+_LONGEST_BACK_OFF = 660.0
+"""What was given back longer ago will not come again: a retry policy waits for 600 s at most."""
+_LONGEST = 3600.0
+"""A queue that is never empty is left after an hour."""
+_TICK, _LAST_TICK = 0.5, 0.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    began: float
+    deliveries: Sequence[Received] = ()
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class _Ended:
+    event: Event
+    exit_code: int
+
+
+class Consumer:
+    """One window. `signal` may be called in a signal handler, at any time."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        commands: Commands,
+        *,
+        window: timedelta,
+        latest_only: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._subscription = subscription
+        self._commands = commands
+        self._until_empty = not window
+        self._clock = clock
+        self._queue = Queue(latest_only=latest_only, until_empty=self._until_empty)
+        self._leases = Leases(subscription, clock)
+        self._counts = Counts()
+        self._inbox: SimpleQueue[_Pulled | _Ended | None] = SimpleQueue()
+        self._signals = 0
+        self._began = self._news_at = clock()
+        self._ends = self._began + (window.total_seconds() or _LONGEST)
+        self._pulling = False
+        self._pull_at, self._pause = -math.inf, _FIRST_PAUSE
+        self._answered: float | None = None
+        """When the last pull began that the broker has answered."""
+        self._away: Unavailable | None = None
+        """Why the last pull was not answered."""
+        self._error: WatcherError | None = None
+        self._unreadable: Recent[str, None] = Recent()
+
+    def signal(self) -> None:
+        """End soon; called again, at once."""
+        self._signals += 1
+        self._inbox.put(None)
+
+    def run(self) -> Summary:
+        """Consume until the end. What a person must mend, or the broker's absence, is in the summary."""
+        try:
+            self._subscription.open()
+            while not self._over():
+                self._pull()
+                self._receive(_TICK)
+                self._hand_over()
+                self._leases.tell()
+                self._leases.renew(lambda: self._queue.ack_ids)
+        except WatcherError as error:
+            self._error = error
+        except Stopped:  # while credentials were waited for
+            pass
+        self._end()
+        left = self._queue.failing or self._unreadable or self._clock() >= self._ends
+        return Summary(
+            counts=self._counts,
+            seconds=self._clock() - self._began,
+            error=self._error,
+            unfinished=bool(self._until_empty and not self._signals and left),
+        )
+
+    def _over(self) -> bool:
+        """Whether nothing more is to be pulled. Raises `Unavailable` where the broker was never there."""
+        now = self._clock()
+        if self._signals:
+            return True
+        if now >= self._ends or self._until_empty:
+            since = self._began if self._answered is None else self._answered
+            patience = _UNREACHABLE if self._until_empty else self._ends - self._began
+            if self._away and now - since >= patience:
+                raise self._away
+        if now >= self._ends:
+            return True
+        quiet = self._answered is not None and self._answered >= self._news_at and now - self._news_at >= _PULL
+        return self._until_empty and quiet and not self._queue.running
+
+    def _pull(self) -> None:
+        """Ask for more, if there is room; one pull at a time."""
+        now = self._clock()
+        if self._pulling or now < self._pull_at:
+            return
+        self._queue.forget_away(now - _LONGEST_BACK_OFF)
+        room = _MOST_EVENTS - len(self._queue)
+        if room <= 0 or self._queue.bytes >= _MOST_BYTES:
+            if self._queue.running:
+                return
+            # All wait for something that was given back, and must have room to come.
+            for each in self._queue.give_back(len(self._queue) // 2 + 1, now):
+                self._leases.refuse(each.ack_ids)
+            room = _MOST_EVENTS - len(self._queue)
+        self._pulling = True
+        timeout = min(_PULL, max(self._ends - now, _TICK))
+        threading.Thread(target=self._pull_in_background, args=(now, room, timeout), name="pull", daemon=True).start()
+
+    def _pull_in_background(self, began: float, most: int, timeout: float) -> None:
+        try:
+            self._inbox.put(_Pulled(began, self._subscription.pull(most, timeout)))
+        except Exception as error:  # noqa: BLE001 - raised by who reads the inbox
+            self._inbox.put(_Pulled(began, error=error))
+
+    def _receive(self, timeout: float) -> None:
+        """Take what has come, and wait for it if nothing has."""
+        try:
+            while True:
+                self._take(self._inbox.get(timeout=timeout))
+                timeout = 0.0
+        except Empty:
+            pass
+
+    def _take(self, come: _Pulled | _Ended | None) -> None:
+        if isinstance(come, _Ended):
+            self._settle(come.event, come.exit_code)
+        elif come:
+            self._pulling = False
+            if come.error:
+                self._wait_for_the_broker(come.error)
+                return
+            self._away, self._pause, self._answered = None, _FIRST_PAUSE, come.began
+            self._counts.pulled += len(come.deliveries)
+            self._leases.take([each.ack_id for each in come.deliveries])
+            for each in come.deliveries:
+                self._add(each)
+
+    def _add(self, delivery: Received) -> None:
+        try:
+            news = self._queue.add(read_event(delivery), delivery.ack_id)
+        except NotAnEvent as error:
+            self._leases.refuse([delivery.ack_id])
+            news = delivery.message_id not in self._unreadable
+            if news:
+                self._unreadable.note(delivery.message_id, None)
+                self._counts.unreadable += 1
+                fields = event("consume.unreadable", message_id=delivery.message_id)
+                log.error(  # noqa: TRY400 - there is nothing to see where it happened
+                    "message %s is no CloudEvent: %s", delivery.message_id, error, extra=fields
+                )
+        if news:
+            self._news_at = self._clock()
+
+    def _wait_for_the_broker(self, error: Exception) -> None:
+        if not isinstance(error, Unavailable):
+            raise error
+        self._away = error
+        wait = random.uniform(self._pause / 2, self._pause)  # noqa: S311 - jitter
+        self._pull_at, self._pause = self._clock() + wait, min(2 * self._pause, _LONGEST_PAUSE)
+        log.warning("%s; trying again", error, extra=event("consume.retry"))
+
+    def _hand_over(self) -> None:
+        """Acknowledge what need not be handed over, and start commands for what may be."""
+        for why, each in self._queue.needless():
+            self._leases.acknowledge(each.ack_ids)
+            self._counts.repeats += why is Needless.REPEAT
+            self._counts.outdated += why is Needless.OUTDATED
+        for each in self._queue.give_back_blocked():
+            self._leases.refuse(each.ack_ids)
+            self._pull_at = max(self._pull_at, self._clock() + _FIRST_PAUSE)
+        running = len(self._queue.running)
+        while running < AT_ONCE and (chosen := self._queue.start()):
+            running += 1
+            self._commands.start(chosen, self._ended(chosen))
+
+    def _ended(self, chosen: Event) -> Callable[[int], None]:
+        return lambda exit_code: self._inbox.put(_Ended(chosen, exit_code))
+
+    def _settle(self, ended: Event, exit_code: int) -> None:
+        self._news_at = self._clock()
+        if exit_code == 0:
+            self._counts.processed += 1
+            self._leases.acknowledge(self._queue.succeeded(ended))
+            return
+        self._counts.failed += 1
+        self._leases.refuse(self._queue.failed(ended, self._clock()))
+        fields = event("command.failed", id=ended.identity.id, source=ended.identity.source, exit_code=exit_code)
+        log.warning("%s: the command ended with %d", ended.identity.id, exit_code, extra=fields)
+
+    def _end(self) -> None:
+        """Let commands end, kill the others, and give everything back."""
+        self._give_back()
+        self._wait(_GRACE, lambda: not self._queue.running or self._signals > 1)
+        for number in (SIGKILL,) if self._signals > 1 else (SIGTERM, SIGKILL):
+            if self._queue.running:
+                self._commands.send(number)
+                self._wait(_KILL, lambda: not self._queue.running)
+        for each in self._queue.running:  # not even a SIGKILL has ended it
+            self._leases.refuse(self._queue.failed(each, self._clock()))
+        self._give_back()
+        self._wait(_LAST_WORDS, lambda: self._leases.told and not self._pulling)
+
+    def _give_back(self) -> None:
+        """What waits is for the next run, or for somebody else."""
+        for each in self._queue.give_back(len(self._queue), self._clock()):
+            self._counts.given_back += 1
+            self._leases.refuse(each.ack_ids)
+
+    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
+        """Until the condition holds, or the time is over; what comes meanwhile is settled."""
+        until = self._clock() + seconds
+        while True:
+            try:
+                self._leases.tell()
+                if condition() or self._clock() >= until:
+                    return
+                self._receive(_LAST_TICK)
+                self._give_back()
+                self._leases.renew(lambda: self._queue.ack_ids)
+            except WatcherError as error:
+                self._error = self._error or error
+                return
