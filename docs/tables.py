@@ -10,12 +10,13 @@ from job.cli import app
 from job.errors import ExitCode, WatcherError
 
 
-def options() -> str:
-    """Write the options of `run` as a table."""
-    group = typer.main.get_command(app)
+def options(command: str = "run") -> str:
+    """Write the options of a command as a table: those of `run`, or what another one has besides."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = set() if command == "run" else {option.name for option in commands["run"].params}
     rows = ["| option | environment | meaning | default |", "|---|---|---|---|"]
-    for option in group.commands["run"].params:  # type: ignore[attr-defined]
-        if not option.envvar:
+    for option in commands[command].params:
+        if not option.envvar or option.name in known:
             continue
         shown = option.show_default if isinstance(option.show_default, str) else _default(option.default)
         names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len, reverse=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).with_name("run-help.txt")
+COMMANDS = ["run", "backfill", "consume"]
 COMMAND = Path(sys.executable).with_name("workflow-watcher")
 VENDORS = {"kubernetes", "google", "grpc", "boto3", "botocore", "redis"}
 IMPORTED = """
@@ -32,7 +32,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("options", [["--help"], ["--version"], ["run", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("options", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_help_imports_no_vendor(options: list[str]) -> None:
     """Whoever asks for help waits for no vendor's library."""
     outcome = run(sys.executable, "-c", IMPORTED, *options)
@@ -58,17 +58,21 @@ def test_help_is_shown_where_nothing_is_asked() -> None:
     assert [code for code in ("0", "1", "2", "75", "78") if not re.search(rf"\b{code} ", asked.stdout)] == []
 
 
-def test_every_option_names_its_variable() -> None:
-    """`kubectl create job --from` takes no arguments, so every option of `run` has a variable that its help names."""
-    text = run(COMMAND, "run", "--help").stdout
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_names_its_variable(command: str) -> None:
+    """`kubectl create job --from` takes no arguments, so every option has a variable that its help names."""
+    text = run(COMMAND, command, "--help").stdout
     options = {option for option in re.findall(r"^  (?:-\w, )?--([a-z-]+)", text, re.MULTILINE) if option != "help"}
 
     variables = set(re.findall(r"WATCHER_[A-Z_]+", text))
 
     assert variables == {f"WATCHER_{option.upper().replace('-', '_')}" for option in options}
-    assert len(options) > 10
+    assert len(options) > 3
 
 
-def test_the_help_of_run_is_as_recorded() -> None:
-    """The help of `run` changes only on purpose; `workflow-watcher run --help` with COLUMNS=80 gives the new file."""
-    assert run(COMMAND, "run", "--help").stdout == GOLDEN.read_text(encoding="utf-8")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_is_as_recorded(command: str) -> None:
+    """It changes only on purpose; `workflow-watcher COMMAND --help` with COLUMNS=80 gives the new file."""
+    golden = Path(__file__).with_name(f"{command}-help.txt")
+
+    assert run(COMMAND, command, "--help").stdout == golden.read_text(encoding="utf-8")
