@@ -100,6 +100,15 @@ def test_a_glob_matches_the_whole_name_in_any_case(glob: str, name: str, matches
     assert (value == "REDACTED") is matches
 
 
+@pytest.mark.parametrize("name", ["my-secret-key", "API_TOKEN_2", "a]b", "a|b"])
+def test_one_of_several_globs_is_enough(name: str) -> None:
+    """Each is read by itself, however many stars and brackets it has."""
+    globs = ["*secret*key*", "a[]]b", "*api*token*", "a|b"]
+
+    assert redacted({"name": name, "value": SECRET}, *globs)["value"] == "REDACTED"
+    assert redacted({"name": f"{name}, no more", "value": SECRET}, *globs[1::2])["value"] == SECRET
+
+
 @pytest.mark.parametrize(
     "thing", [{"name": 5, "value": "v"}, {"name": None, "value": "v"}, {"name": ["a"], "value": 1}]
 )
