@@ -22,12 +22,15 @@ _log = logging.getLogger(__name__)
 
 _BED = Path(__file__).parent
 _CLOUD = _BED / "cloud"
+_ARGO = _BED / "argo"
 _BENCHMARKS = _BED.parent / "benchmarks"
 _PACKAGES = {
     "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
     "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
     "pstest": (_CLOUD, "./pstest"),
     "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
+    # Not by the name of upstream's program, which takes other flags and may be in the PATH.
+    "argo-controller": (_ARGO, "./controller"),
     "replay": (_BENCHMARKS, "./replay"),
     "informer": (_BENCHMARKS, "./informer"),
 }
@@ -74,6 +77,11 @@ def pstest() -> Binary:
 def fake_gcs_server() -> Binary:
     """Find or build fsouza's Google Cloud Storage."""
     return _find("fake-gcs-server")
+
+
+def workflow_controller() -> Binary:
+    """Find or build the controller of Argo Workflows."""
+    return _find("argo-controller")
 
 
 def replay() -> Binary:
@@ -148,11 +156,11 @@ def _key(module: Path) -> str:
 
 
 def _copy_argo_crds(target: Path) -> None:
-    # From the tiny module, whose go.sum makes go refuse anything but the pinned content.
+    # From the module whose go.sum makes go refuse anything but the pinned content.
     answer = run_with_progress(
         go("mod", "download", "-json", _ARGO_MODULE),
         "the CRDs of Argo Workflows",
-        cwd=_BED / "argo",
+        cwd=_ARGO,
         env=go_environment(),
     )
     source = Path(json.loads(answer)["Dir"]) / _ARGO_CRDS
@@ -164,7 +172,7 @@ def _copy_argo_crds(target: Path) -> None:
 
 def main() -> int:
     """Find or build everything and print where it came from."""
-    for find in (etcd, kube_apiserver, pstest, fake_gcs_server):
+    for find in (etcd, kube_apiserver, pstest, fake_gcs_server, workflow_controller):
         binary = find()
         sys.stdout.write(f"{binary.path}  ({binary.origin})\n")
     crds = argo_crds()
