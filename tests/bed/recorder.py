@@ -22,12 +22,12 @@ from tests.bed.workflow_controller import WorkflowController
 from tests.bed.workflows import compact_json
 
 _RECORDINGS = Path(__file__).parents[1] / "recordings"
+_NAMESPACE = "argo"
 _LAST = "the-recording-ends-here"
 _NOBODYS = {"workflows.argoproj.io/controller-instanceid": "nobody"}
 _LONGEST_S = 300
 _LIVES: dict[str, tuple[Life, Mapping[str, str]]] = {
     "suspend_resume": (lives.resumed, {}),
-    "fail_deadline": (lives.late, {}),
     "invalid": (lives.invalid, {}),
     "without_template": (lives.without_template, {}),
     "ttl_zero": (lives.deleted, {}),
@@ -55,9 +55,8 @@ def recorded(plane: ControlPlane, namespace: str, life: Life) -> tuple[list[Json
 
     with plane.cluster() as cluster, ThreadPoolExecutor(1) as others:
         version = cluster.list(namespace, limit=1)["metadata"]["resourceVersion"]
-        began = time.monotonic()
-        watch = cluster.watch(workflows_path(namespace), resourceVersion=version, timeoutSeconds=_LONGEST_S)
-        with watch:
+        with cluster.watch(workflows_path(namespace), resourceVersion=version, timeoutSeconds=_LONGEST_S) as watch:
+            began = time.monotonic()
             future = others.submit(live)
             lines = []
             for event in watch:
@@ -65,6 +64,7 @@ def recorded(plane: ControlPlane, namespace: str, life: Life) -> tuple[list[Json
                     break
                 del event["object"]["metadata"]["managedFields"]
                 lines.append({"t": round(time.monotonic() - began, 3), "e": event})
+        cluster.delete(namespace, _LAST)
         return lines, future.result()
 
 
@@ -72,11 +72,10 @@ def main() -> int:
     """Write all the recordings and print the size of each."""
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, plane.cluster() as cluster:
         cluster.apply_crds()
+        cluster.create_namespace(_NAMESPACE)
         for name, (life, environment) in _LIVES.items():
-            namespace = name.replace("_", "-")
-            cluster.create_namespace(namespace)
-            with WorkflowController(plane, namespace, plane.folder, **environment):
-                lines, _ = recorded(plane, namespace, life)
+            with WorkflowController(plane, _NAMESPACE, plane.folder, **environment):
+                lines, _ = recorded(plane, _NAMESPACE, life)
             text = "".join(f"{compact_json(line)}\n" for line in lines)
             (_RECORDINGS / f"{name}.jsonl").write_text(text, encoding="utf-8")
             sys.stdout.write(f"{name}: {len(lines)} events, {len(text.encode())} bytes\n")
