@@ -18,6 +18,7 @@ from tests.bed.gcs import FakeGcsServer
 from tests.bed.moto import Moto
 from tests.bed.pubsub import PubSub
 from tests.bed.valkey import Valkey
+from tests.bed.workflow_controller import WorkflowController
 from tests.contracts.matrix import Matrix
 from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.gcs_server import GcsServer
@@ -84,6 +85,13 @@ def namespace(cluster: Cluster) -> str:
     name = f"argo-{next(_numbers)}"
     cluster.create_namespace(name)
     return name
+
+
+@pytest.fixture
+def workflow_controller(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[WorkflowController]:
+    """The controller of Argo Workflows, at work in the test's namespace."""
+    with WorkflowController(control_plane, namespace, tmp_path) as controller:
+        yield controller
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ _PACKAGES = {
     "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
     "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
     "pstest": (_CLOUD, "./pstest"),
-    "workflow-controller": (_ARGO, "./controller"),
     "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
+    # Not by the name of upstream's program, which takes other flags and may be in the PATH.
+    "argo-controller": (_ARGO, "./controller"),
     "replay": (_BENCHMARKS, "./replay"),
     "informer": (_BENCHMARKS, "./informer"),
 }
@@ -80,7 +81,7 @@ def fake_gcs_server() -> Binary:
 
 def workflow_controller() -> Binary:
     """Find or build the controller of Argo Workflows."""
-    return _find("workflow-controller")
+    return _find("argo-controller")
 
 
 def replay() -> Binary:
@@ -95,7 +96,7 @@ def informer() -> Binary:
 
 def argo_crds() -> list[Path]:
     """Return the minimal CustomResourceDefinitions of the pinned Argo Workflows, one YAML file each."""
-    folder = built_once(cache_folder() / f"argo-crds-{_key(_ARGO)}", _copy_argo_crds)
+    folder = built_once(cache_folder() / f"argo-crds-{_key(_BED / 'argo')}", _copy_argo_crds)
     return sorted(folder.glob("*.yaml"))
 
 
@@ -155,7 +156,7 @@ def _key(module: Path) -> str:
 
 
 def _copy_argo_crds(target: Path) -> None:
-    # From the tiny module, whose go.sum makes go refuse anything but the pinned content.
+    # From the module whose go.sum makes go refuse anything but the pinned content.
     answer = run_with_progress(
         go("mod", "download", "-json", _ARGO_MODULE),
         "the CRDs of Argo Workflows",

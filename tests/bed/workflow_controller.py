@@ -1,13 +1,11 @@
-"""The controller of Argo Workflows as a process of this test run, for one namespace of a control plane.
+"""Argo's own workflow-controller as a process of this test run: what it writes is what the product is to read.
 
-    with WorkflowController(control_plane, "argo", folder):
-        ...
-
-There is no node: templates of the types dag, steps and suspend run as they would anywhere, those with pods wait.
+It is upstream's controller with a main of ours, see `argo/controller/main.go`. Templates of the kinds dag, steps and
+suspend run for real; for pods there is `tests.bed.kubelet`.
 """
 
-import contextlib
-from collections.abc import Mapping
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Self
 
@@ -18,70 +16,81 @@ from tests.bed.api import ClusterError
 from tests.bed.control_plane import ControlPlane
 from tests.bed.process import Server, ServerCrashedError, free_port
 
+_CONFIG = "workflow-controller-configmap"
 _PORT_ATTEMPTS = 4
-_OK, _CONFLICT = 200, 409
-_SETTINGS = {"metadata": {"name": "workflow-controller-configmap"}}
-_ENVIRONMENT = {"DEFAULT_REQUEUE_TIME": "1s"}
+_OK = 200
+_CONFLICT = 409
 
 
 class WorkflowController:
-    """It looks after one namespace, which exists; a context manager."""
+    """The controller of one namespace, which must exist, with its log in `folder`; a context manager.
 
-    def __init__(
-        self, control_plane: ControlPlane, namespace: str, folder: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
-        """`environment` has the controller's own settings, as MAX_WORKFLOW_SIZE, from which on nodes are compressed."""
-        self._control_plane = control_plane
+    The environment is the controller's own: with MAX_WORKFLOW_SIZE=2000 it compresses the nodes of all but the smallest
+    Workflows.
+    """
+
+    def __init__(self, plane: ControlPlane, namespace: str, folder: Path, **environment: str) -> None:
+        self._plane = plane
         self._namespace = namespace
-        self._log = folder / "workflow-controller.log"
-        self._environment = {**_ENVIRONMENT, **(environment or {})}
-        self._binary = binaries.workflow_controller()
+        self._folder = folder
+        # Served by nobody: that is for upstream's main to do.
+        self._config = {"config": "metricsConfig: {enabled: false}"}
+        # A Workflow that runs is looked at every 10 s by default.
+        self._environment = {"DEFAULT_REQUEUE_TIME": "1s"} | environment
         self._server: Server | None = None
-        self._pool = urllib3.PoolManager(retries=False, timeout=5)
 
     def __enter__(self) -> Self:
-        with self._control_plane.cluster() as cluster:
-            try:
-                cluster.request("POST", f"/api/v1/namespaces/{self._namespace}/configmaps", _SETTINGS)
-            except ClusterError as error:
-                if error.status != _CONFLICT:
-                    raise
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
+        self._configure()
+        for _ in range(_PORT_ATTEMPTS - 1):
             try:
                 self._start(free_port())
-            except ServerCrashedError:
-                # Somebody may have taken the port meanwhile.
-                if attempt == _PORT_ATTEMPTS:
+            except ServerCrashedError as error:
+                if "address already in use" not in str(error):
                     raise
             else:
-                break
+                return self
+        self._start(free_port())
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.stop()
-        self._pool.clear()
+
+    def _configure(self) -> None:
+        collection = f"/api/v1/namespaces/{self._namespace}/configmaps"
+        body = {"metadata": {"name": _CONFIG}, "data": self._config}
+        with self._plane.cluster() as admin:
+            try:
+                admin.request("POST", collection, body)
+            except ClusterError as error:
+                # A controller before this one left it.
+                if error.status != _CONFLICT:
+                    raise
+                admin.request("PUT", f"{collection}/{_CONFIG}", body)
 
     def _start(self, port: int) -> None:
         address = f"127.0.0.1:{port}"
-        variables = [f"{name}={value}" for name, value in self._environment.items()]
         self._server = Server(
             [
-                *("/usr/bin/env", *variables),
-                str(self._binary.path),
-                *("-kubeconfig", str(self._control_plane.kubeconfig(namespace=self._namespace))),
-                *("-namespace", self._namespace, "-address", address),
+                "env",
+                *(f"{name}={value}" for name, value in self._environment.items()),
+                str(binaries.workflow_controller().path),
+                *("-kubeconfig", str(self._plane.kubeconfig())),
+                *("-namespace", self._namespace),
+                *("-listen", address),
             ],
-            self._log,
+            self._folder / "workflow-controller.log",
         )
+        self._server.start()
         try:
-            self._server.start()
-            self._server.wait_until_ready(lambda: self._is_well(address))
+            self._server.wait_until_ready(lambda: _healthy(f"http://{address}/healthz"))
         except BaseException:
             self._server.stop()
             raise
 
-    def _is_well(self, address: str) -> bool:
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            return self._pool.request("GET", f"http://{address}/healthz").status == _OK
+
+def _healthy(url: str) -> bool:
+    try:
+        return urllib3.request("GET", url, retries=False, timeout=5).status == _OK
+    except urllib3.exceptions.HTTPError:
         return False
