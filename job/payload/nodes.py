@@ -17,6 +17,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 MOST_BYTES = 16_000_000
 """Decoded. Argo keeps the whole object below 1 MiB, and nodes shrink to a twelfth: this is more than fits into one."""
+MOST_VALUES = 1_000_000
+"""Decoded, roughly: each takes much more memory than its bytes. Real nodes of that size have a tenth of it."""
 _MOST_WINDOW = 1 << 25  # the largest window of the library that Argo compresses with; it is reserved before it is used
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
@@ -30,7 +32,7 @@ class Omitted(StrEnum):
     OFFLOADED = "offloaded"
     """They are in Argo's database."""
     TOO_LARGE = "too-large"
-    """They are more than `MOST_BYTES`."""
+    """They are more than `MOST_BYTES`, or `MOST_VALUES`."""
     UNREADABLE = "unreadable"
     """They are damaged, or not what Argo writes."""
 
@@ -91,6 +93,8 @@ def unpacked(packed: str) -> bytes:
     try:
         data = _decompressed(base64.b64decode(packed, validate=True))
         if len(data) <= MOST_BYTES:
+            if data.count(b",") > MOST_VALUES:
+                raise CannotUnpack(Omitted.TOO_LARGE)
             data.decode()  # values are passed on unread, and must be text for whoever reads them
     except ValueError as error:
         raise CannotUnpack(Omitted.UNREADABLE) from error

@@ -139,6 +139,17 @@ def retried(plane: ControlPlane, namespace: str) -> Json:
         return _until(cluster, namespace, "retried", _ended)
 
 
+def secretive(plane: ControlPlane, namespace: str) -> Json:
+    """A parameter that nobody should read, handed on to a task's node."""
+    given = {"parameters": [{"name": "db-password", "value": "{{workflow.parameters.secret}}"}]}
+    templates = [
+        _dag(_task("a", "named") | {"arguments": given}),
+        {"name": "named", "inputs": {"parameters": [{"name": "db-password"}]}, "suspend": {"duration": "1"}},
+    ]
+    arguments = {"parameters": [{"name": "secret", "value": "hunter2"}]}
+    return _to_its_end(plane, namespace, "secretive", templates, arguments=arguments)
+
+
 def large(plane: ControlPlane, namespace: str) -> Json:
     """Thirty tasks, which is too much for a controller with the environment COMPRESSING to keep in clear."""
     tasks = [_task(f"t{number}", "wait", f"t{number - 10}" if number >= 10 else "") for number in range(30)]

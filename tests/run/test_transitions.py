@@ -246,11 +246,21 @@ def test_the_summary_may_be_told_at_transitions(scene: Scene) -> None:
     assert "spec" not in told
 
 
-LIVES = {
+LIVES: dict[str, list[str | None]] = {
     "archived": ["Running", "Succeeded"],
+    "compressed": ["Running", "Succeeded"],
     "fail_terminate": ["Running", "Failed"],
+    "invalid": ["Failed"],
+    "manual_retry": ["Running", "Failed", "Running", "Succeeded"],
+    "offload": ["Running", "Succeeded"],
+    "pod_fail": ["Running", "Failed"],
+    "pod_retry": ["Running", "Succeeded"],
     "steps": ["Running", "Succeeded"],
+    "suspend_dag": ["Running", "Succeeded"],
+    "suspend_resume": ["Running", "Succeeded"],
     "ttl_delete": ["Running", "Succeeded", None],
+    "ttl_zero": ["Running", "Succeeded", None],
+    "without_template": ["Error"],
 }
 
 

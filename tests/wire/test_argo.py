@@ -5,48 +5,56 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.bed import lives
-from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.bed.waiting import wait_until
+from tests.bed.lives import Life
 from tests.bed.workflow_controller import WorkflowController
 from tests.program import Program
-from tests.wire.told import SOON, Message, SinkFile
+from tests.wire.told import Message, SinkFile
 
-LIVES = (
-    lives.DAG,
-    lives.STEPS,
-    lives.PARAMETERS,
-    lives.SUSPEND,
-    lives.FAILURE,
-    lives.DEADLINE,
-    lives.RETRY,
-    lives.RESUBMIT,
-    lives.TTL_ZERO,
-    lives.INVALID,
-    lives.NO_TEMPLATE,
+BESIDE_EACH_OTHER: tuple[Life, ...] = (
+    lives.dag,
+    lives.steps,
+    lives.secretive,
+    lives.resumed,
+    lives.terminated,
+    lives.resubmitted,  # which begins with one that is late
+    lives.deleted,
+    lives.blocked,
+    lives.invalid,
+    lives.without_template,
 )
-ENDED = {
+WITH_PODS: tuple[Life, ...] = (lives.failed, lives.flaky, lives.retried)
+"""One after the other: there is one kubelet."""
+ENDED: dict[str, list[str | None]] = {
     "dag": ["Succeeded"],
     "steps": ["Succeeded"],
-    "parameters": ["Succeeded"],
-    "suspend": ["Succeeded"],
-    "failure": ["Failed"],
-    "deadline": ["Failed"],
-    "retry": ["Failed", "Succeeded"],
-    "dag-x7k2p": ["Succeeded"],
-    "ttl-zero": ["Succeeded", None],
+    "secretive": ["Succeeded"],
+    "resumed": ["Succeeded"],
+    "terminated": ["Failed"],
+    "late": ["Failed"],
+    "late-again": ["Failed"],
+    "deleted": ["Succeeded", None],
+    "blocking": ["Succeeded"],
+    "blocked": ["Succeeded"],
     "invalid": ["Failed"],
-    "no-template": ["Error"],
+    "without-template": ["Error"],
+    "failed": ["Failed"],
+    "flaky": ["Succeeded"],
+    "retried": ["Failed", "Succeeded"],
 }
 """The ends of each life, None for its deletion."""
+PREFIX = "workflows.argoproj.io"
+ENDS = frozenset({"Succeeded", "Failed", "Error"})
 PAYLOADS = {
     "object": (),
     "summary": ("--payload=summary",),
@@ -72,17 +80,22 @@ class Reading:
 
 
 def name_of(message: Message) -> str:
-    return str(message["subject"].rpartition("/")[2])
+    """What is resubmitted gets a name with a random end."""
+    return re.sub(r"^late-.*", "late-again", message["subject"].rpartition("/")[2])
 
 
-def live(cluster: Cluster, namespace: str) -> None:
+def live(control_plane: ControlPlane, namespace: str) -> None:
     """Lead all of them to their ends."""
-    for workflow in LIVES:
-        lives.create(cluster, namespace, workflow)
-    lives.resume(cluster, namespace, "suspend")
-    lives.terminate(cluster, namespace, "failure")
-    lives.terminate(cluster, namespace, "retry")
-    lives.retry(cluster, namespace, "retry")
+
+    def with_pods() -> None:
+        for life in WITH_PODS:
+            life(control_plane, namespace)
+
+    with ThreadPoolExecutor(len(BESIDE_EACH_OTHER) + 1) as executor:
+        pods = executor.submit(with_pods)
+        for each in [executor.submit(life, control_plane, namespace) for life in BESIDE_EACH_OTHER]:
+            each.result()
+        pods.result()
 
 
 def ends(messages: list[Message]) -> dict[str, list[str | None]]:
@@ -90,7 +103,7 @@ def ends(messages: list[Message]) -> dict[str, list[str | None]]:
     told: dict[str, list[str | None]] = {}
     for message in messages:
         to = message["data"]["to"]
-        if to is None or to in lives.ENDS:
+        if to is None or to in ENDS:
             told.setdefault(name_of(message), []).append(to)
     return told
 
@@ -107,7 +120,7 @@ def readings(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFacto
             assert program.run("--window=0s", *reading.options).code == 0
         running = [open_.enter_context(program.start("--window=200s", *each.options)) for each in found.values()]
         open_.enter_context(WorkflowController(control_plane, namespace, folder))
-        live(cluster, namespace)
+        live(control_plane, namespace)
         for name in ("transitions", "summaries-of-transitions"):
             found[name].sink.wait_for(lambda messages: ends(messages) == ENDED, "every end to be told")
         versions = {thing["metadata"]["resourceVersion"] for thing in cluster.list(namespace)["items"]}
@@ -133,9 +146,11 @@ def test_every_phase_is_told_once(readings: dict[str, Reading]) -> None:
     assert ends(messages) == ENDED
     assert len({message["id"] for message in messages}) == len(messages)
     began = {name_of(message) for message in messages if message["data"]["to"] == "Running"}
-    assert began == ENDED.keys() - {"invalid", "no-template"}
+    assert began == ENDED.keys() - {"invalid", "without-template"}
+    waited = [(each["data"]["at"], each["id"]) for each in messages if each["data"]["to"] == "Pending"]
+    assert [(at, identifier.count("/")) for at, identifier in waited] == [(None, 2)]
     deletion = next(message for message in messages if message["type"].endswith(".deleted"))
-    assert (name_of(deletion), deletion["data"]["finalPhase"]) == ("ttl-zero", "Succeeded")
+    assert (name_of(deletion), deletion["data"]["finalPhase"]) == ("deleted", "Succeeded")
 
 
 def test_transitions_are_those_that_the_objects_show(readings: dict[str, Reading]) -> None:
@@ -145,7 +160,7 @@ def test_transitions_are_those_that_the_objects_show(readings: dict[str, Reading
     for message in sorted(readings["object"].messages, key=lambda message: int(message["resourceversion"])):
         status = message["data"].get("status") or {}
         phase = status.get("phase") or ""
-        at = status.get("finishedAt" if phase in lives.ENDS else "startedAt") or ""
+        at = status.get("finishedAt" if phase in ENDS else "startedAt") or ""
         if message["type"].endswith(".deleted"):
             expected[message["id"]] = message["data"]
         elif phase and phases.get(message["k8suid"]) != (phase, at):
@@ -199,56 +214,42 @@ def test_what_is_redacted_is_nowhere(readings: dict[str, Reading]) -> None:
 
 
 def test_transitions_are_exact_over_many_short_runs(
-    *,
-    control_plane: ControlPlane,
-    cluster: Cluster,
-    namespace: str,
-    program: Program,
-    sink_file: SinkFile,
-    tmp_path: Path,
+    *, control_plane: ControlPlane, namespace: str, program: Program, sink_file: SinkFile, tmp_path: Path
 ) -> None:
-    """Run after run while everything happens, with a restart of the API server among them: each end once."""
+    """Run after run while everything happens, with a restart of the API server before the last ones: each end once."""
     options = ("--window=0s", "--transitions", sink_file.option, program.checkpoint)
     assert program.run(*options).code == 0
-    with WorkflowController(control_plane, namespace, tmp_path):
-        for workflow in LIVES:
-            lives.create(cluster, namespace, workflow)
-        assert program.run(*options).code == 0
-        lives.resume(cluster, namespace, "suspend")
-        lives.terminate(cluster, namespace, "failure")
-        lives.terminate(cluster, namespace, "retry")
-        assert program.run(*options).code == 0
-        lives.retry(cluster, namespace, "retry")
-        control_plane.restart_api()
-        starts = []
-
-        def all_are_told() -> bool:
-            outcome = program.run(*options)
-            starts.append((outcome.code, outcome.summary["start"]))
-            return ends(sink_file.messages) == ENDED
-
-        wait_until(all_are_told, SOON * 3, "every end to be told")
+    with WorkflowController(control_plane, namespace, tmp_path), ThreadPoolExecutor(1) as executor:
+        living = executor.submit(live, control_plane, namespace)
+        codes = [program.run(*options).code]
+        while not living.done():
+            codes.append(program.run(*options).code)
+        living.result()
+    with control_plane.cluster() as cluster:
+        cluster.patch(namespace, "dag", {"metadata": {"labels": {f"{PREFIX}/workflow-archiving-status": "Archived"}}})
+    control_plane.restart_api()
+    restarted = program.run(*options)
     again = program.run(*options)
 
-    assert starts[0] == (0, "expired")
-    assert again.summary["published"] == {}
+    assert set(codes) == {0}
+    assert (restarted.code, restarted.summary["start"]) == (0, "expired")
+    assert (again.code, again.summary["published"]) == (0, {})
+    assert ends(sink_file.messages) == ENDED
     assert [message for message in sink_file.messages if message["type"].endswith(".gap")] == []
     assert len({message["id"] for message in sink_file.messages}) == len(sink_file.messages)
 
 
 def test_compressed_nodes_are_unpacked(
-    control_plane: ControlPlane, cluster: Cluster, namespace: str, program: Program, tmp_path: Path
+    control_plane: ControlPlane, namespace: str, program: Program, tmp_path: Path
 ) -> None:
     """Real `compressedNodes`: the summary has every node, as the controller has packed them."""
-    with WorkflowController(control_plane, namespace, tmp_path, {"MAX_WORKFLOW_SIZE": "5000"}):
-        lives.create(cluster, namespace, lives.wide("wide", 24))
-        last = lives.wait_for(cluster, namespace, "wide", lives.is_over)
-    packed = last["status"]["compressedNodes"]
-    nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+    with WorkflowController(control_plane, namespace, tmp_path, **lives.COMPRESSING):
+        last = lives.large(control_plane, namespace)
+    nodes = json.loads(gzip.decompress(base64.b64decode(last["status"]["compressedNodes"])))
     outcome = program.run("--window=0s", "--payload=summary")
 
     assert "nodes" not in last["status"]
     (told,) = [message["data"] for message in outcome.messages]
     assert [node["id"] for node in told["nodes"]] == list(nodes)
-    assert len(nodes) == 25
+    assert len(nodes) == 31
     assert all(node.items() <= nodes[node["id"]].items() for node in told["nodes"])
