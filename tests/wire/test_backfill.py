@@ -205,3 +205,17 @@ def test_what_is_missing_is_for_a_person(program: Program, control_plane: Contro
     ]
 
     assert answers == [ExitCode.ACTION_NEEDED] * 2
+
+
+def test_variables_may_have_several_values(program: Program, cluster: Cluster, namespace: str) -> None:
+    """Separated by blanks, as a manifest gives them; an empty one is none."""
+    secrets = {"arguments": {"parameters": [{"name": name, "value": "hunter2"} for name in ("db-password", "TOKEN")]}}
+    for name, phase in (("a", "Failed"), ("b", "Error"), ("c", "Running")):
+        cluster.create(namespace, name, phase=phase, spec=secrets)
+    variables = {"WATCHER_PHASE": "Failed Error", "WATCHER_REDACT": "*token* *password*"}
+    chosen = program.run(command="backfill", environment=variables)
+    everything = program.run(command="backfill", environment=dict.fromkeys(variables, ""))
+
+    assert sorted(message["phase"] for message in chosen.messages) == ["Error", "Failed"]
+    assert (b"hunter2" in chosen.stdout, b"hunter2" in everything.stdout) == (False, True)
+    assert len(everything.messages) == 3
