@@ -208,14 +208,15 @@ class Received(msgspec.Struct, frozen=True):
     data: bytes
     published: datetime
     ordering_key: str = ""
-    """Messages of one key are delivered in order, and what is given back only when all after it are; empty: none."""
+    """Whose order the broker keeps: after one that was refused it delivers all later ones of the key again, and that
+    only when it has been told about all that it had delivered before. Empty: it keeps none."""
 
 
 class Subscription(Protocol):
-    """Messages that wait until somebody has processed them. Each method is one attempt, from any thread.
+    """Messages that wait until somebody has processed them.
 
-    `acknowledge`, `refuse` and `extend` take ids that are no longer valid, as that of a lease that has ended, and say
-    so in a warning: such a message is delivered again.
+    Each method is one attempt, and may be called in any thread. `acknowledge`, `refuse` and `extend` take ids that are
+    no longer valid, as that of a lease that has ended: such a message is delivered again.
     """
 
     def open(self) -> None:

@@ -18,58 +18,63 @@ from job.consume import Consumer
 from job.consume.commands import Processes
 from job.credentials import GoogleCredentials
 from job.errors import ExitCode, UsageError, WatcherError
-from job.logs import event, set_up
+from job.logs import LogFormat, event, set_up
 from job.run.deadline import Deadline
 from job.settings import parse_duration
-
-Command = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="-- COMMAND [ARGUMENT]...", help="What each event is handed to.", show_default=False),
-]
 
 log = logging.getLogger(__name__)
 
 
 def consume(
     context: typer.Context,
-    command: Command = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND [ARGUMENT]...", help="Run for each event.", show_default=False),
+    ] = None,
     *,
-    subscription: options.Subscription = "",
+    subscription: options.Subscription = None,
     window: options.ConsumeWindow = "55s",
     latest_only: options.LatestOnly = False,
     log_format: options.Format = None,
 ) -> int:
-    """Pull events for one window, and hand each to a command: as JSON on its standard input, with CE_* variables.
+    """Pull for one window, and hand each event to a command: exit 0 acknowledges it, anything else gives it back.
 
-    Exit code 0 acknowledges the event; any other gives it back to the broker, which delivers it again. Each event is
-    handed over once after it has succeeded, and those of one object in order.
+    The command gets the event as structured JSON on stdin, and its attributes as CE_ID, CE_TYPE and so on in its
+    environment. One event of an object runs at a time, in their order; a repeat is acknowledged without running.
+    With --window 0s it ends when the subscription is empty.
     """
     log_format = log_format or default_format()
     set_up(log_format)
     try:
         check_variables(context)
         length = parse_duration(window)
-        commands = Processes(command or [], os.environ)
-        if not subscription:
-            message = "--subscription (WATCHER_SUBSCRIPTION) must be given"
-            raise UsageError(message)
         deadline = Deadline(length)
-        pulled = wiring.subscription(subscription, Access(GoogleCredentials(deadline)))
+        if not subscription:
+            message = "no subscription is given: --subscription (WATCHER_SUBSCRIPTION)"
+            raise UsageError(message)
+        consumer = Consumer(
+            wiring.subscription(subscription, Access(GoogleCredentials(deadline))),
+            Processes(command or [], os.environ),
+            window=length,
+            latest_only=latest_only,
+        )
     except WatcherError as error:
         complain(str(error), log_format)
         return int(error.exit_code)
-    consumer = Consumer(pulled, commands, window=length, latest_only=latest_only)
+    return _run(consumer, deadline, log_format)
 
-    def end(*_: object) -> None:
+
+def _run(consumer: Consumer, deadline: Deadline, log_format: LogFormat) -> int:
+    def stop(*_: object) -> None:
         consumer.signal()
         deadline.signal()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, stop)
     try:
         summary = consumer.run()
     except Exception:
-        log.exception("A bug in workflow-watcher", extra=event("consume.crashed"))
+        log.exception("A bug in workflow-watcher; what was not acknowledged comes again", extra=event("run.crashed"))
         return int(ExitCode.BUG)
     conclude("consume.finished", summary.sentence(), summary.fields(), summary.error, log_format)
     return int(summary.exit_code)

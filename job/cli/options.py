@@ -205,13 +205,13 @@ DryRun = Annotated[
     typer.Option("--dry-run", envvar="WATCHER_DRY_RUN", help="Publish nothing: say how many messages and bytes it is."),
 ]
 Subscription = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--subscription",
         envvar="WATCHER_SUBSCRIPTION",
         metavar="NAME",
         help="Where events come from: projects/PROJECT/subscriptions/NAME.",
-        show_default="required",
+        show_default="none; required",
     ),
 ]
 ConsumeWindow = Annotated[

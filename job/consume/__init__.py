@@ -36,7 +36,7 @@ from job.ports import Received, Subscription
 
 AT_ONCE = 4
 """Commands at a time."""
-_GRACE, _KILL, _LAST_WORDS = 10.0, 2.0, 3.0
+_GRACE, _KILL, _LAST_WORDS = 10.0, 2.0, 5.0
 _PULL = 3.0
 """Seconds for a pull: a signal waits for it, and a queue is empty that has brought nothing for so long."""
 _MOST_EVENTS, _MOST_BYTES = 200, 64_000_000
@@ -47,7 +47,7 @@ _LONGEST_BACK_OFF = 660.0
 """What was given back longer ago will not come again: a retry policy waits for 600 s at most."""
 _LONGEST = 3600.0
 """A queue that is never empty is left after an hour."""
-_TICK, _LAST_TICK = 0.5, 0.1
+_TICK = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Consumer:
         self._counts = Counts()
         self._inbox: SimpleQueue[_Pulled | _Ended | None] = SimpleQueue()
         self._signals = 0
+        self._killing = False
         self._began = self._news_at = clock()
         self._ends = self._began + (window.total_seconds() or _LONGEST)
         self._pulling = False
@@ -105,18 +106,10 @@ class Consumer:
     def run(self) -> Summary:
         """Consume until the end. What a person must mend, or the broker's absence, is in the summary."""
         try:
-            self._subscription.open()
-            while not self._over():
-                self._pull()
-                self._receive(_TICK)
-                self._hand_over()
-                self._leases.tell()
-                self._leases.renew(lambda: self._queue.ack_ids)
-        except WatcherError as error:
-            self._error = error
-        except Stopped:  # while credentials were waited for
-            pass
-        self._end()
+            self._consume()
+            self._end()
+        finally:
+            self._commands.send(SIGKILL)  # nobody will read how they end
         left = self._queue.failing or self._unreadable or self._clock() >= self._ends
         return Summary(
             counts=self._counts,
@@ -125,20 +118,35 @@ class Consumer:
             unfinished=bool(self._until_empty and not self._signals and left),
         )
 
+    def _consume(self) -> None:
+        try:
+            self._subscription.open()
+            while not self._over():
+                self._pull()
+                self._receive(_TICK)
+                self._drop_needless()
+                for each in self._queue.blocked():
+                    self._leases.refuse(each.ack_ids)
+                self._start_commands()
+                self._leases.tell()
+                self._leases.renew(lambda: self._queue.ack_ids)
+        except WatcherError as error:
+            self._error = error
+        except Stopped:  # while credentials were waited for
+            pass
+
     def _over(self) -> bool:
-        """Whether nothing more is to be pulled. Raises `Unavailable` where the broker was never there."""
+        """Whether nothing more is to be pulled. Raises `Unavailable` where the broker is not there."""
         now = self._clock()
         if self._signals:
             return True
-        if now >= self._ends or self._until_empty:
-            since = self._began if self._answered is None else self._answered
-            patience = _UNREACHABLE if self._until_empty else self._ends - self._began
-            if self._away and now - since >= patience:
+        if self._away:
+            for_long = now - (self._began if self._answered is None else self._answered) >= _UNREACHABLE
+            never = self._answered is None and now >= self._ends
+            if never or (for_long and self._until_empty):
                 raise self._away
-        if now >= self._ends:
-            return True
         quiet = self._answered is not None and self._answered >= self._news_at and now - self._news_at >= _PULL
-        return self._until_empty and quiet and not self._queue.running
+        return now >= self._ends or (self._until_empty and quiet and not self._queue.running)
 
     def _pull(self) -> None:
         """Ask for more, if there is room; one pull at a time."""
@@ -175,7 +183,8 @@ class Consumer:
 
     def _take(self, come: _Pulled | _Ended | None) -> None:
         if isinstance(come, _Ended):
-            self._settle(come.event, come.exit_code)
+            # Who was told to stop may say that all is well, and have processed nothing.
+            self._settle(come.event, (come.exit_code or -SIGTERM) if self._killing else come.exit_code)
         elif come:
             self._pulling = False
             if come.error:
@@ -184,24 +193,27 @@ class Consumer:
             self._away, self._pause, self._answered = None, _FIRST_PAUSE, come.began
             self._counts.pulled += len(come.deliveries)
             self._leases.take([each.ack_id for each in come.deliveries])
-            for each in come.deliveries:
-                self._add(each)
+            events = [self._add(each) for each in come.deliveries]
+            if events and not any(events):  # without a retry policy these come again at once
+                self._pull_at = self._clock() + _FIRST_PAUSE
 
-    def _add(self, delivery: Received) -> None:
+    def _add(self, delivery: Received) -> bool:
+        """Take a delivery. Return whether it is an event."""
+        readable = True
         try:
             news = self._queue.add(read_event(delivery), delivery.ack_id)
         except NotAnEvent as error:
+            readable = False
             self._leases.refuse([delivery.ack_id])
             news = delivery.message_id not in self._unreadable
             if news:
                 self._unreadable.note(delivery.message_id, None)
                 self._counts.unreadable += 1
                 fields = event("consume.unreadable", message_id=delivery.message_id)
-                log.error(  # noqa: TRY400 - there is nothing to see where it happened
-                    "message %s is no CloudEvent: %s", delivery.message_id, error, extra=fields
-                )
+                log.error("message %s is no CloudEvent: %s", delivery.message_id, error, extra=fields)  # noqa: TRY400
         if news:
             self._news_at = self._clock()
+        return readable
 
     def _wait_for_the_broker(self, error: Exception) -> None:
         if not isinstance(error, Unavailable):
@@ -211,15 +223,14 @@ class Consumer:
         self._pull_at, self._pause = self._clock() + wait, min(2 * self._pause, _LONGEST_PAUSE)
         log.warning("%s; trying again", error, extra=event("consume.retry"))
 
-    def _hand_over(self) -> None:
-        """Acknowledge what need not be handed over, and start commands for what may be."""
-        for why, each in self._queue.needless():
-            self._leases.acknowledge(each.ack_ids)
-            self._counts.repeats += why is Needless.REPEAT
-            self._counts.outdated += why is Needless.OUTDATED
-        for each in self._queue.give_back_blocked():
-            self._leases.refuse(each.ack_ids)
-            self._pull_at = max(self._pull_at, self._clock() + _FIRST_PAUSE)
+    def _drop_needless(self) -> None:
+        while found := self._queue.needless():
+            for why, each in found:
+                self._leases.acknowledge(each.ack_ids)
+                self._counts.repeats += why is Needless.REPEAT
+                self._counts.outdated += why is Needless.OUTDATED
+
+    def _start_commands(self) -> None:
         running = len(self._queue.running)
         while running < AT_ONCE and (chosen := self._queue.start()):
             running += 1
@@ -240,35 +251,31 @@ class Consumer:
         log.warning("%s: the command ended with %d", ended.identity.id, exit_code, extra=fields)
 
     def _end(self) -> None:
-        """Let commands end, kill the others, and give everything back."""
-        self._give_back()
+        """Let commands end, kill those that do not, and give everything back."""
         self._wait(_GRACE, lambda: not self._queue.running or self._signals > 1)
-        for number in (SIGKILL,) if self._signals > 1 else (SIGTERM, SIGKILL):
-            if self._queue.running:
+        self._killing = True
+        for number in (SIGTERM, SIGKILL):
+            if self._queue.running and (number is SIGKILL or self._signals <= 1):
                 self._commands.send(number)
                 self._wait(_KILL, lambda: not self._queue.running)
-        for each in self._queue.running:  # not even a SIGKILL has ended it
-            self._leases.refuse(self._queue.failed(each, self._clock()))
-        self._give_back()
-        self._wait(_LAST_WORDS, lambda: self._leases.told and not self._pulling)
+        for stuck in self._queue.running:
+            self._settle(stuck, -SIGKILL)
+        self._wait(_LAST_WORDS, lambda: self._leases.told and (not self._pulling or self._signals > 1))
 
-    def _give_back(self) -> None:
-        """What waits is for the next run, or for somebody else."""
-        for each in self._queue.give_back(len(self._queue), self._clock()):
-            self._counts.given_back += 1
-            self._leases.refuse(each.ack_ids)
-
-    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
-        """Until the condition holds, or the time is over; what comes meanwhile is settled."""
+    def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Settle what ends and give back what comes, until it is over, for so many seconds at most."""
         until = self._clock() + seconds
         while True:
             try:
+                self._receive(0.0 if over() else min(_TICK, max(until - self._clock(), 0.0)))
+                self._drop_needless()
+                if not self._pulling or self._signals > 1:  # a pull that is under way would bring it again
+                    for each in self._queue.give_back(len(self._queue), self._clock()):
+                        self._leases.refuse(each.ack_ids)
+                        self._counts.given_back += 1
                 self._leases.tell()
-                if condition() or self._clock() >= until:
-                    return
-                self._receive(_LAST_TICK)
-                self._give_back()
                 self._leases.renew(lambda: self._queue.ack_ids)
             except WatcherError as error:
                 self._error = self._error or error
+            if over() or self._clock() >= until:
                 return

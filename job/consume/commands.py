@@ -54,9 +54,18 @@ class Processes:
 
     def start(self, event: Event, ended: Callable[[int], None]) -> None:
         """Run it in a thread that nobody waits for: who reads its input may never end."""
-        threading.Thread(
-            target=lambda: ended(self._run(event)), name=f"command-{event.identity.id}", daemon=True
-        ).start()
+
+        def run() -> None:
+            try:
+                ended(self._run(event))
+            except (OSError, ValueError) as error:  # also what no environment can carry
+                # What is not an OSError may quote what it was given.
+                why = str(error) if isinstance(error, OSError) else type(error).__name__
+                fields = log_event("command.unstarted", id=event.identity.id, source=event.identity.source)
+                log.warning("%s: the command cannot be run: %s", event.identity.id, why, extra=fields)
+                ended(NOT_STARTED)
+
+        threading.Thread(target=run, name="command", daemon=True).start()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to their process groups."""
@@ -68,30 +77,19 @@ class Processes:
     def _run(self, event: Event) -> int:
         attributes = {f"{_PREFIX}{name.upper()}": value for name, value in event.attributes.items()}
         published = event.published.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        try:
-            with self._changing:
-                process = subprocess.Popen(  # noqa: S603 - what the user has asked for
-                    self._command,
-                    executable=self._program,
-                    stdin=subprocess.PIPE,
-                    env={**self._environment, **attributes, _PUBLISHED: published},
-                    process_group=0,
-                )
-                self._running.add(process)
-        except (OSError, ValueError) as error:  # also what no environment can carry
-            fields = log_event("command.unstarted", id=event.identity.id, source=event.identity.source)
-            log.error(  # noqa: TRY400 - there is nothing to see where it happened
-                "%s: the command cannot be started: %s", event.identity.id, _without_payload(error), extra=fields
+        whole = event.json()
+        with self._changing:
+            process = subprocess.Popen(  # noqa: S603 - the user's own command
+                self._command,
+                executable=self._program,
+                stdin=subprocess.PIPE,
+                env={**self._environment, **attributes, _PUBLISHED: published},
+                process_group=0,
             )
-            return NOT_STARTED
+            self._running.add(process)
         try:
-            process.communicate(event.json())
+            process.communicate(whole)
         finally:
             with self._changing:
                 self._running.discard(process)
         return process.returncode
-
-
-def _without_payload(error: Exception) -> str:
-    """An OSError says what it is about; others may quote what they were given."""
-    return str(error) if isinstance(error, OSError) else type(error).__name__

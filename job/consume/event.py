@@ -51,8 +51,8 @@ class Event(msgspec.Struct, frozen=True):
     attributes: Mapping[str, str]
     data: bytes
     published: datetime
-    ordered: bool = False
-    """Whether the broker keeps an order that it is a part of."""
+    ordering_key: str = ""
+    """As `Received` has it."""
 
     @property
     def gap(self) -> bool:
@@ -119,7 +119,7 @@ class Event(msgspec.Struct, frozen=True):
         try:
             self.data.decode()
             msgspec.json.decode(self.data, type=msgspec.Raw)  # numbers of any size are left alone
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return True
 
@@ -142,7 +142,7 @@ def event(received: Received) -> Event:
     if missing:
         message = f"it has no {' and no '.join(missing)}"
         raise NotAnEvent(message)
-    return Event(attributes, data, received.published, received.ordering_key != "")
+    return Event(attributes, data, received.published, received.ordering_key)
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
@@ -174,7 +174,7 @@ def _unpacked(data: bytes) -> tuple[dict[str, str], bytes]:
         }
         if encoded is not None:
             return attributes, b64decode(msgspec.json.decode(encoded, type=str), validate=True)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"its content type is {_STRUCTURED}, which it is not: {error}"
         raise NotAnEvent(message) from error
     return attributes, b"" if plain is None else bytes(plain)

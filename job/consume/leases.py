@@ -72,6 +72,8 @@ class Leases:
         return not (self._processed or self._given_back)
 
     def _extend(self, ack_ids: Sequence[str]) -> None:
+        if not ack_ids:
+            return
         try:
             self._subscription.extend(ack_ids, LEASE)
         except Unavailable as error:

@@ -6,7 +6,8 @@ An event may be delivered as several copies, again and again. What is known of i
               ^                └────failed─────> away: given back, and later versions of the object wait for it
               └──────────── add ──────────────────┘
 
-One event of an object runs at a time, in the order of `event.in_order` among those that wait or are away. Between two
+One event of an object runs at a time, in the order of `event.in_order` among those that wait or are away; where the
+broker keeps an order, one of its ordering key, so that it is told about them in that order. Between two
 publications of an event may lie that of a gap message of its source. Then the later one says something: whoever keeps
 state took what he was told before the gap for gone (R18 in docs/design.md).
 """
@@ -14,7 +15,6 @@ state took what he was told before the gap for gone (R18 in docs/design.md).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +24,7 @@ from job.consume.event import Event, Identity, State, in_order
 
 REMEMBERED = 100_000
 """Events that are recognised when they come again; a window may be as long as one likes."""
+TRIES = 3
 _MOST_GAPS = 1000
 
 Key = TypeVar("Key")
@@ -52,10 +53,20 @@ class _Away(NamedTuple):
     since: float
 
 
+class _Tried(NamedTuple):
+    """How often an event has failed, how often of that in vain, and how many events had succeeded when it did last."""
+
+    failures: int
+    in_vain: int
+    successes: int
+
+
 @dataclass
 class _Lane:
-    """The events of one object."""
+    """The events of one object, or of one ordering key."""
 
+    ordered: bool
+    """By the broker."""
     waiting: dict[Identity, Waiting] = field(default_factory=dict)
     running: Waiting | None = None
     late: list[tuple[Event, str]] = field(default_factory=list)
@@ -63,24 +74,25 @@ class _Lane:
     away: dict[Identity, _Away] = field(default_factory=dict)
 
     def first(self) -> Waiting | None:
-        """What comes next, if it is here."""
+        """What comes next, if it is here: of the object that has waited for longest, its first event."""
         if self.running or not self.waiting:
             return None
-        return self.waiting.get(self._ordered()[0].identity)
+        events = [each.event for each in self.waiting.values()] + [each.event for each in self.away.values()]
+        longest = min(events, key=lambda each: each.published).object
+        return self.waiting.get(in_order(each for each in events if each.object == longest)[0].identity)
 
     def last(self) -> Waiting:
         """What comes last of what waits."""
-        return next(self.waiting[each.identity] for each in reversed(self._ordered()) if each.identity in self.waiting)
-
-    def _ordered(self) -> list[Event]:
-        return in_order([*(each.event for each in self.waiting.values()), *(each.event for each in self.away.values())])
+        events = [each.event for each in self.waiting.values()]
+        latest = max(events, key=lambda each: each.published).object
+        return self.waiting[in_order(each for each in events if each.object == latest)[-1].identity]
 
 
 class Queue:
     """The events of one run.
 
     With `latest_only`, states older than one that was processed are needless, and all of an object after its deletion.
-    With `until_empty`, an event that failed is tried again only when another one has succeeded since: so the run ends.
+    With `until_empty`, an event that has failed `TRIES` times is tried again only when another one has succeeded since.
     """
 
     def __init__(self, *, latest_only: bool = False, until_empty: bool = False) -> None:
@@ -89,8 +101,7 @@ class Queue:
         self._lanes: dict[tuple[str, ...], _Lane] = {}
         self._done: Recent[Identity, datetime] = Recent()
         self._latest: Recent[tuple[str, str], State] = Recent()
-        self._tried: Recent[Identity, tuple[int, int]] = Recent()
-        """How often an event has failed, and how many had succeeded by then."""
+        self._tried: Recent[Identity, _Tried] = Recent()
         self._gaps: dict[str, list[datetime]] = {}
         self._successes = 0
         self.bytes = 0
@@ -122,7 +133,7 @@ class Queue:
 
     def add(self, event: Event, ack_id: str) -> bool:
         """Take a delivery. Return whether it is news: nothing of this event was delivered before."""
-        lane = self._lanes.setdefault(event.object, _Lane())
+        lane = self._lanes.setdefault(_lane_of(event), _Lane(bool(event.ordering_key)))
         identity = event.identity
         if event.gap:
             self._note_gap(event)
@@ -140,15 +151,22 @@ class Queue:
         self.bytes += len(event.data)
         return identity not in self._done and identity not in self._tried
 
-    def needless(self) -> Iterator[tuple[Needless, Waiting]]:
-        """Take out what waits and need not be handed over; its copies are to be acknowledged."""
+    def needless(self) -> list[tuple[Needless, Waiting]]:
+        """Take out what waits and need not be handed over; its copies are to be acknowledged. Called until it is empty.
+
+        What the broker keeps in order it is told about in order: there only what comes first is looked at.
+        """
+        found = []
         for name, lane in list(self._lanes.items()):
+            first = lane.first() if lane.ordered else None
             for each in list(lane.waiting.values()):
-                if why := self._why_needless(each.event):
+                why = self._why_needless(each.event)
+                if why and (each is first or not lane.ordered):
                     self._take_out(lane, each)
                     self._tried.pop(each.event.identity, None)
-                    yield why, each
+                    found.append((why, each))
             self._close(name, lane)
+        return found
 
     def start(self) -> Event | None:
         """Let the next event run, if there is one that may; those that have failed least come first."""
@@ -172,13 +190,15 @@ class Queue:
         late, lane.late = lane.late, []
         for copy, ack_id in late:
             self.add(copy, ack_id)
-        self._close(event.object, lane)
+        self._close(_lane_of(event), lane)
         return ended.ack_ids
 
     def failed(self, event: Event, now: float) -> list[str]:
         """Note that it has not been processed. Return the copies to be given back."""
         lane, ended = self._end(event)
-        self._tried.note(event.identity, (self._failures(event) + 1, self._successes))
+        before = self._tried.get(event.identity, _Tried(0, 0, self._successes))
+        in_vain = before.in_vain if before.successes == self._successes else 0
+        self._tried.note(event.identity, _Tried(before.failures + 1, in_vain + 1, self._successes))
         lane.away[event.identity] = _Away(event, now)
         late, lane.late = lane.late, []
         return [*ended.ack_ids, *(ack_id for _, ack_id in late)]
@@ -196,17 +216,17 @@ class Queue:
             self._close(name, lane)
         return found
 
-    def give_back_blocked(self) -> list[Waiting]:
-        """Take out what the broker delivers in order and what waits for something that was given back.
+    def blocked(self) -> list[Waiting]:
+        """Take out what waits for one that is away, where the broker waits for these, too; they are to be given back.
 
-        It would not deliver that one again while it thinks that we have what comes after it.
+        Elsewhere they stay, so that they need not be delivered again.
         """
-        found = []
+        found: list[Waiting] = []
         for lane in self._lanes.values():
-            if not lane.running and not lane.first():
-                found += [each for each in lane.waiting.values() if each.event.ordered]
-        for each in found:
-            self._take_out(self._lanes[each.event.object], each)
+            if lane.ordered and lane.away and not lane.running and not lane.first():
+                found += lane.waiting.values()
+                for each in list(lane.waiting.values()):
+                    self._take_out(lane, each)
         return found
 
     def forget_away(self, before: float) -> None:
@@ -230,13 +250,14 @@ class Queue:
 
     def _may_run(self, event: Event) -> bool:
         tried = self._tried.get(event.identity)
-        return not (self._until_empty and tried and tried[1] == self._successes)
+        return not (self._until_empty and tried and tried.in_vain >= TRIES and tried.successes == self._successes)
 
     def _failures(self, event: Event) -> int:
-        return self._tried.get(event.identity, (0, 0))[0]
+        tried = self._tried.get(event.identity)
+        return tried.failures if tried else 0
 
     def _end(self, event: Event) -> tuple[_Lane, Waiting]:
-        lane = self._lanes[event.object]
+        lane = self._lanes[_lane_of(event)]
         ended = lane.running
         if ended is None or ended.event is not event:
             message = f"{event.identity} does not run"
@@ -264,12 +285,20 @@ class Queue:
         return bisect_right(gaps, earlier) < bisect_left(gaps, later)
 
 
+def _lane_of(event: Event) -> tuple[str, ...]:
+    return (event.ordering_key,) if event.ordering_key else event.object
+
+
 class Recent(dict[Key, Value], Generic[Key, Value]):
     """Forgets what was noted first."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        super().__init__()
+        self._most = most
 
     def note(self, key: Key, value: Value) -> None:
         """Set a value, as the newest."""
         self.pop(key, None)
         self[key] = value
-        if len(self) > REMEMBERED:
+        if len(self) > self._most:
             del self[next(iter(self))]

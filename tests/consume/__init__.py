@@ -1,1 +1,1 @@
-"""Tests of the other end of the queue."""
+"""Tests of consuming."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,14 +13,16 @@ import pytest
 from job.change import Kind
 from job.errors import Refused, Unavailable
 from job.message import Message
-from job.ports import Bookmark, Event, Failure, Query, Sink, Source, Store
+from job.ports import Bookmark, Event, Failure, Query, Sink, Source, Store, Subscription
 from tests.bed.waiting import wait_until
 from tests.contracts.sink import SinkContract, message
 from tests.contracts.source import SourceContract, World, frames, watched
 from tests.contracts.store import StoreContract
+from tests.contracts.subscription import Publish, SubscriptionContract
 from tests.fakes.sink import Answer, MemorySink
 from tests.fakes.source import PODS, ModelCluster, ModelSource, Refusal
 from tests.fakes.store import MemoryStore, Save
+from tests.fakes.subscription import MemorySubscription
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
@@ -39,6 +41,22 @@ class TestMemoryStore(StoreContract):
             store.save(b"one", None, 1)
 
         assert store.values == [b"one"]
+
+
+class TestMemorySubscription(SubscriptionContract):
+    @pytest.fixture
+    def subscription(self) -> Subscription:
+        return MemorySubscription()
+
+    @pytest.fixture
+    def publish(self, subscription: Subscription) -> Publish:
+        assert isinstance(subscription, MemorySubscription)
+        publish = subscription.publish
+
+        def put(attributes: Mapping[str, str], data: bytes) -> None:
+            publish(attributes, data)
+
+        return put
 
 
 class TestMemorySink(SinkContract):
