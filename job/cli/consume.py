@@ -69,6 +69,8 @@ def _run(consumer: Consumer, deadline: Deadline, log_format: LogFormat) -> int:
         consumer.signal()
         deadline.signal()
 
+    # Where it is ignored, as a parent may have left it, no exit code of a command can be known: all would be 0.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:

@@ -63,6 +63,7 @@ class _Pulled:
 class _Ended:
     event: Event
     exit_code: int
+    killed: bool
 
 
 class Consumer:
@@ -95,6 +96,8 @@ class Consumer:
         """When the last pull began that the broker has answered."""
         self._away: Unavailable | None = None
         """Why the last pull was not answered."""
+        self._away_since = 0.0
+        """Since when no pull was."""
         self._error: WatcherError | None = None
         self._unreadable: Recent[str, None] = Recent()
 
@@ -141,7 +144,7 @@ class Consumer:
         if self._signals:
             return True
         if self._away:
-            for_long = now - (self._began if self._answered is None else self._answered) >= _UNREACHABLE
+            for_long = now - self._away_since >= _UNREACHABLE
             never = self._answered is None and now >= self._ends
             if never or (for_long and self._until_empty):
                 raise self._away
@@ -184,7 +187,8 @@ class Consumer:
     def _take(self, come: _Pulled | _Ended | None) -> None:
         if isinstance(come, _Ended):
             # Who was told to stop may say that all is well, and have processed nothing.
-            self._settle(come.event, (come.exit_code or -SIGTERM) if self._killing else come.exit_code)
+            if any(each is come.event for each in self._queue.running):  # else it was given up
+                self._settle(come.event, (come.exit_code or -SIGTERM) if come.killed else come.exit_code)
         elif come:
             self._pulling = False
             if come.error:
@@ -194,7 +198,7 @@ class Consumer:
             self._counts.pulled += len(come.deliveries)
             self._leases.take([each.ack_id for each in come.deliveries])
             events = [self._add(each) for each in come.deliveries]
-            if events and not any(events):  # without a retry policy these come again at once
+            if not any(events):  # without a retry policy these come again at once
                 self._pull_at = self._clock() + _FIRST_PAUSE
 
     def _add(self, delivery: Received) -> bool:
@@ -218,6 +222,8 @@ class Consumer:
     def _wait_for_the_broker(self, error: Exception) -> None:
         if not isinstance(error, Unavailable):
             raise error
+        if not self._away:
+            self._away_since = self._clock()
         self._away = error
         wait = random.uniform(self._pause / 2, self._pause)  # noqa: S311 - jitter
         self._pull_at, self._pause = self._clock() + wait, min(2 * self._pause, _LONGEST_PAUSE)
@@ -237,7 +243,7 @@ class Consumer:
             self._commands.start(chosen, self._ended(chosen))
 
     def _ended(self, chosen: Event) -> Callable[[int], None]:
-        return lambda exit_code: self._inbox.put(_Ended(chosen, exit_code))
+        return lambda exit_code: self._inbox.put(_Ended(chosen, exit_code, self._killing))
 
     def _settle(self, ended: Event, exit_code: int) -> None:
         self._news_at = self._clock()
@@ -273,8 +279,7 @@ class Consumer:
                     for each in self._queue.give_back(len(self._queue), self._clock()):
                         self._leases.refuse(each.ack_ids)
                         self._counts.given_back += 1
-                self._leases.tell()
-                self._leases.renew(lambda: self._queue.ack_ids)
+                self._leases.tell()  # and renews none: they are longer than the end
             except WatcherError as error:
                 self._error = self._error or error
             if over() or self._clock() >= until:

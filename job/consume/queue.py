@@ -20,6 +20,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from job.consume.event import Event, Identity, State, in_order
 
 REMEMBERED = 100_000
@@ -140,7 +142,7 @@ class Queue:
         if lane.running and lane.running.event.identity == identity:
             lane.late.append((event, ack_id))
             return False
-        lane.away.pop(identity, None)
+        was_away = lane.away.pop(identity, None) is not None
         if known := lane.waiting.get(identity):
             known.ack_ids.append(ack_id)
             if event.published > known.event.published:
@@ -149,7 +151,7 @@ class Queue:
             return False
         lane.waiting[identity] = Waiting(event, [ack_id])
         self.bytes += len(event.data)
-        return identity not in self._done and identity not in self._tried
+        return not was_away and identity not in self._done and identity not in self._tried
 
     def needless(self) -> list[tuple[Needless, Waiting]]:
         """Take out what waits and need not be handed over; its copies are to be acknowledged. Called until it is empty.
@@ -170,7 +172,12 @@ class Queue:
 
     def start(self) -> Event | None:
         """Let the next event run, if there is one that may; those that have failed least come first."""
-        found = [(lane, each) for lane in self._lanes.values() if (each := lane.first()) and self._may_run(each.event)]
+        busy = {each.object for each in self.running}  # perhaps in another lane: the number of keys was changed
+        found = [
+            (lane, each)
+            for lane in self._lanes.values()
+            if (each := lane.first()) and each.event.object not in busy and self._may_run(each.event)
+        ]
         if not found:
             return None
         lane, chosen = min(found, key=lambda one: (self._failures(one[1].event), one[1].event.published))
@@ -199,7 +206,7 @@ class Queue:
         before = self._tried.get(event.identity, _Tried(0, 0, self._successes))
         in_vain = before.in_vain if before.successes == self._successes else 0
         self._tried.note(event.identity, _Tried(before.failures + 1, in_vain + 1, self._successes))
-        lane.away[event.identity] = _Away(event, now)
+        lane.away[event.identity] = _away(event, now)
         late, lane.late = lane.late, []
         return [*ended.ack_ids, *(ack_id for _, ack_id in late)]
 
@@ -211,8 +218,7 @@ class Queue:
                 last = lane.last()
                 found.append(last)
                 self._take_out(lane, last)
-                if last.event.identity in self._tried:
-                    lane.away[last.event.identity] = _Away(last.event, now)
+                lane.away[last.event.identity] = _away(last.event, now)
             self._close(name, lane)
         return found
 
@@ -283,6 +289,11 @@ class Queue:
     def _gap_between(self, source: str, earlier: datetime, later: datetime) -> bool:
         gaps = self._gaps.get(source, [])
         return bisect_right(gaps, earlier) < bisect_left(gaps, later)
+
+
+def _away(event: Event, now: float) -> _Away:
+    """Without its data, which nobody needs until it comes back."""
+    return _Away(msgspec.structs.replace(event, data=b""), now)
 
 
 def _lane_of(event: Event) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ class FakeCommands:
             ended(exit_code)
 
     def let_go(self, id_: str, exit_code: int = 0) -> None:
-        self._running.pop(id_)(exit_code)
+        if ended := self._running.pop(id_, None):
+            ended(exit_code)
 
     def send(self, number: signal.Signals) -> None:
         self.sent.append(number)
@@ -225,6 +226,62 @@ def test_the_end_is_an_end_for_commands_too(ends_at: signal.Signals | None, subs
     assert commands.sent == [*asked, signal.SIGKILL]
     assert (subscription.acknowledged, subscription.left) == ([], [only])
     assert (summary.exit_code, summary.counts.failed) == (ExitCode.DONE, 1)
+
+
+def test_what_ends_before_anything_is_killed_has_succeeded(subscription: MemorySubscription) -> None:
+    """Also where it is heard later, since the broker had to be told something that took long."""
+    only = subscription.publish(message("a", 1))
+    commands = FakeCommands(lambda _: None)
+    run = Run(subscription, commands)
+    wait_until(lambda: commands.began == ["uid-a/1"], SOON, "the command to begin")
+    run.consumer.signal()
+    commands.let_go("uid-a/1")
+    run.consumer.signal()
+
+    assert run.finish().counts.processed == 1
+    assert subscription.acknowledged == [only]
+
+
+def test_what_ends_after_it_was_given_up_is_not_heard(subscription: MemorySubscription) -> None:
+    """Its event was given back by then; there is a summary all the same."""
+    only = subscription.publish(message("a", 1))
+    commands = FakeCommands(lambda _: None, None)
+    run = Run(subscription, commands, clock=faster)
+    wait_until(lambda: commands.began == ["uid-a/1"], SOON, "the command to begin")
+    subscription.before_refusal = lambda: commands.let_go("uid-a/1", -signal.SIGKILL)
+    summary = run.stop()
+
+    assert (summary.exit_code, summary.counts.failed, subscription.left) == (ExitCode.DONE, 1, [only])
+
+
+def test_without_a_window_what_always_fails_does_not_lock_out_the_end(subscription: MemorySubscription) -> None:
+    """More versions wait for it than can be held: what comes again unchanged is no news."""
+    for version in range(1, 301):
+        subscription.publish(message("a", version))
+    commands = FakeCommands(lambda _: 1)
+    summary = Run(subscription, commands, window=0).finish()
+
+    assert set(commands.began) == {"uid-a/1"}
+    assert summary.exit_code == ExitCode.TEMPORARY
+
+
+def test_without_a_window_one_failed_pull_is_not_a_broker_that_is_away(subscription: MemorySubscription) -> None:
+    """Though none was made for long, since there was no room while commands took their time."""
+    for number in range(300):
+        subscription.publish(message(f"w{number}", 1))
+    began = 0
+
+    def decide(_: Event) -> int:
+        nonlocal began
+        began += 1
+        if began == 50:
+            time.sleep(1.5)  # thirty seconds, by the clock of this run
+            subscription.fail("pull", AWAY)
+        return 0
+
+    summary = Run(subscription, FakeCommands(decide), window=0, clock=faster).finish()
+
+    assert (summary.exit_code, summary.counts.processed) == (ExitCode.DONE, 300)
 
 
 def test_a_second_signal_kills_at_once(subscription: MemorySubscription) -> None:

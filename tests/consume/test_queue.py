@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, strategies as st
 
-from job.consume.event import Event
+from job.consume.event import Event, event
 from job.consume.queue import TRIES, Needless, Queue, Recent
-from tests.consume.events import an_event, attributes, deletion, gap
+from tests.consume.events import an_event, attributes, deletion, delivered, gap
 
 _ack_ids = (f"ack-{number}" for number in itertools.count(1))
 
@@ -267,6 +268,54 @@ def test_what_is_given_back_is_the_last_of_each_object() -> None:
     assert [each.event for each in queue.give_back(9, 0)] == [second, first]
     add(queue, second)
     assert queue.start() is None
+
+
+def test_what_was_given_back_untried_is_waited_for_too() -> None:
+    """For want of room: later versions that come again first do not overtake it, and it is no news when it comes."""
+    first, second, third = (an_event(attributes("a", version)) for version in (1, 2, 3))
+    queue = Queue()
+    add(queue, first, second)
+    assert queue.start() is first
+    queue.failed(first, 0)
+    assert [each.event for each in queue.give_back(9, 0)] == [second]
+    add(queue, third, first)
+    assert queue.start() is first
+    queue.succeeded(first)
+    assert queue.start() is None
+
+    assert not queue.add(second, "again")
+    assert queue.start() is second
+
+
+def test_what_was_given_back_takes_no_memory() -> None:
+    """Its data come again with it; an outage may last, and a backlog be large."""
+    queue = Queue()
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            queue.add(event(delivered(attributes(f"w{number}", 1), data=bytes(1_000_000))), str(number))
+            running = queue.start()
+            assert running
+            queue.failed(running, 0)
+        del running
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 5_000_000
+    assert queue.bytes == 0
+
+
+def test_an_object_in_two_ordering_keys_runs_once_at_a_time() -> None:
+    """Their number was changed while messages were waiting."""
+    first, second = an_event(attributes("a", 1), key="1"), an_event(attributes("a", 2), key="2")
+    queue = Queue()
+    add(queue, first, second)
+
+    assert queue.start() is first
+    assert queue.start() is None
+    queue.succeeded(first)
+    assert queue.start() is second
 
 
 def test_what_is_remembered_has_an_end() -> None:

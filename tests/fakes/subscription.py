@@ -24,6 +24,8 @@ class MemorySubscription:
         self._queue: list[Received] = []
         self._leased: dict[str, tuple[Received, float]] = {}
         self._failures: dict[str, list[BaseException]] = {}
+        self.before_refusal: Callable[[], object] = lambda: None
+        """Called before a message is given back."""
         self.acknowledged: list[str] = []
         """Ids of messages."""
         self.extended: list[list[str]] = []
@@ -81,6 +83,7 @@ class MemorySubscription:
 
     def refuse(self, ack_ids: Sequence[str]) -> None:
         self._perhaps_fail("refuse")
+        self.before_refusal()
         with self._changed:
             self._take_back()
             self._queue += [self._leased.pop(ack_id)[0] for ack_id in self._held(ack_ids)]

@@ -72,6 +72,8 @@ class Scene:
         self.topic = pubsub.create_topic(next(_topics))
         self.subscription: Subscription = pubsub.create_subscription(self.topic, ordered=ordered)
         self.log = folder / "told.jsonl"
+        self.prefix: Sequence[str] = ()
+        """A command that runs the program."""
 
     def publish(self, *events: dict[str, str], data: bytes = b'{"a": 1.50}') -> None:
         for each in events:
@@ -81,7 +83,7 @@ class Scene:
 
     def start(self, *options: str, command: Sequence[str] = (), environment: dict[str, str] | None = None) -> Running:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WATCHER_")}
-        program = [sys.executable, "-m", "job", "consume"]
+        program = [*self.prefix, sys.executable, "-m", "job", "consume"]
         command = command or self.recorder("")
         return Running(
             subprocess.Popen(
@@ -201,6 +203,16 @@ def test_what_always_fails_ends_a_run_without_a_window_too(scene: Scene) -> None
     assert 1 <= scene.begun.count("uid-a/1") <= 2 * TRIES
     assert {line["exit_code"] for line in outcome.lines if line["event"] == "command.failed"} == {3}
     assert sorted(scene.left()) == ["uid-a/1", "uid-a/2"]
+
+
+def test_a_failure_is_one_whatever_the_parent_ignores(scene: Scene) -> None:
+    """Who starts a program may have it ignore the ends of its children; then nobody would know how they ended."""
+    scene.prefix = ["sh", "-c", """trap '' CHLD; exec "$@" """, "sh"]
+    scene.publish(attributes("a", 1))
+    outcome = scene.run("--window=0s", command=["false"])
+
+    assert (outcome.code, outcome.summary["processed"]) == (ExitCode.TEMPORARY, 0)
+    assert scene.left() == ["uid-a/1"]
 
 
 def test_a_lease_is_longer_than_the_broker_gives(scene: Scene) -> None:
