@@ -207,7 +207,8 @@ def test_what_always_fails_ends_a_run_without_a_window_too(scene: Scene) -> None
 
 def test_a_failure_is_one_whatever_the_parent_ignores(scene: Scene) -> None:
     """Who starts a program may have it ignore the ends of its children; then nobody would know how they ended."""
-    scene.prefix = ["sh", "-c", """trap '' CHLD; exec "$@" """, "sh"]
+    ignore = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    scene.prefix = [sys.executable, "-c", f"import os, signal, sys; {ignore}; os.execv(sys.argv[1], sys.argv[1:])"]
     scene.publish(attributes("a", 1))
     outcome = scene.run("--window=0s", command=["false"])
 
