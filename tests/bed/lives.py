@@ -54,8 +54,7 @@ def resumed(plane: ControlPlane, namespace: str) -> Json:
     with plane.cluster() as cluster:
         _create(cluster, namespace, "resumed", [_dag(_task("a", "hold")), _HOLD])
         _until(cluster, namespace, "resumed", lambda workflow: bool(_held(workflow)))
-        _resume(cluster, namespace, "resumed")
-        return _until(cluster, namespace, "resumed", _ended)
+        return _until(cluster, namespace, "resumed", lambda workflow: _ended(workflow) or _resume(cluster, workflow))
 
 
 def terminated(plane: ControlPlane, namespace: str) -> Json:
@@ -101,7 +100,7 @@ def blocked(plane: ControlPlane, namespace: str) -> Json:
         _until(cluster, namespace, "blocking", lambda workflow: bool(_held(workflow)))
         _create(cluster, namespace, "blocked", [_dag(_task("a", "wait")), _WAIT], synchronization=mutex)
         _until(cluster, namespace, "blocked", lambda workflow: _status(workflow).get("phase") == "Pending")
-        _resume(cluster, namespace, "blocking")
+        _until(cluster, namespace, "blocking", lambda workflow: _ended(workflow) or _resume(cluster, workflow))
         return _until(cluster, namespace, "blocked", _ended)
 
 
@@ -215,11 +214,16 @@ def _held(workflow: Json) -> list[str]:
     return [key for key, node in nodes.items() if node["templateName"] == "hold" and node["phase"] == "Running"]
 
 
-def _resume(cluster: Cluster, namespace: str, name: str) -> None:
-    """Let a Workflow go on as `argo resume` does."""
+def _resume(cluster: Cluster, workflow: Json) -> bool:
+    """Let a Workflow that waits for somebody go on, as `argo resume` does; it has not ended by that.
+
+    Asked for again, since the controller may write over it what it has just decided itself.
+    """
     done = {"phase": "Succeeded", "finishedAt": _now()}
-    nodes = dict.fromkeys(_held(cluster.get(namespace, name)), done)
-    cluster.patch(namespace, name, {"status": {"nodes": nodes}})
+    if held := _held(workflow):
+        metadata, nodes = workflow["metadata"], dict.fromkeys(held, done)
+        cluster.patch(metadata["namespace"], metadata["name"], {"status": {"nodes": nodes}})
+    return False
 
 
 def _retry(cluster: Cluster, namespace: str, failure: Json) -> None:
