@@ -18,8 +18,7 @@ log = logging.getLogger(__name__)
 
 def show(event: Event) -> None:
     """The work of one event, a gap's too. What this raises brings the event back."""
-    line = f"{event['type']} {event.get('subject', '')} {event.get('phase', '')} {event['id']}\n"
-    print(line, end="", flush=True)  # at once: several threads print
+    print(f"{event['type']} {event.get('subject', '')} {event.get('phase', '')} {event['id']}\n", end="", flush=True)
 
 
 class Memory:
@@ -36,10 +35,9 @@ class Memory:
         epoch, deleted = event["id"].rpartition("~")[2], event["type"].endswith(".deleted")
         place = (int(epoch) if epoch.isdecimal() else 0, deleted, int(event.get("resourceversion", 0)))
         with self._lanes[hash(thing) % len(self._lanes)]:  # an object's events one at a time
-            done = self._done.get(identity)
             # Published again behind a gap, which may arrive later, it says that the object is still there.
-            again = done and published > done and event["provenance"] in {"recovered", "inferred"}
-            if (done and not again) or place < self._done.get(thing, place):
+            again = published > self._done.get(identity, published) and event["provenance"] in {"recovered", "inferred"}
+            if (identity in self._done and not again) or place < self._done.get(thing, place):
                 log.info("skipped %s", event["id"])
                 return
             handle(event)
@@ -56,7 +54,7 @@ def read(attributes: Mapping[str, str], data: bytes) -> Event:
 
 def consume(subscription: str, handle: Callable[[Event], None] = show) -> None:
     """Work events off until SIGTERM: what was begun is finished, all else goes back."""
-    memory = Memory()
+    memory, flow = Memory(), pubsub_v1.types.FlowControl(max_messages=100)
 
     def receive(message: pubsub_v1.subscriber.message.Message) -> None:
         try:
@@ -66,11 +64,14 @@ def consume(subscription: str, handle: Callable[[Event], None] = show) -> None:
             log.exception("failed: message %s", message.message_id)
             message.nack()  # comes back after the subscription's retry delay
 
-    flow = pubsub_v1.types.FlowControl(max_messages=100)
+    ends: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: ends.append(number))
     with pubsub_v1.SubscriberClient() as client:
         pulling = client.subscribe(subscription, receive, flow_control=flow, await_callbacks_on_shutdown=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: pulling.cancel())
+        while not (ends or pulling.done()):  # looking up each second: not every signal wakes who waits without an end
+            threading.Event().wait(1)
+        pulling.cancel()
         pulling.result()
 
 

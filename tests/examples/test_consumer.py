@@ -188,6 +188,25 @@ def test_it_starts_with_nothing_but_the_subscription(server: PubSub, tmp_path: P
         assert consumer.stop() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_first_event_ends_it_well(server: PubSub, number: signal.Signals) -> None:
+    """While threads are still starting, a signal may wake nobody; four times, since that is a matter of luck."""
+    topic = server.create_topic(f"ended-early-{number.name}")
+    for _ in range(4):
+        subscription = server.create_subscription(topic)
+        publish(topic, [change("nightly", 7)])
+        command = [sys.executable, "-m", "examples.consumer", subscription.name]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline()  # at once, and not when a test next looks
+                process.send_signal(number)
+
+                assert process.wait(LONG.total_seconds()) == 0
+            finally:
+                process.kill()
+
+
 def test_a_subscription_that_is_not_there_ends_it(server: PubSub, tmp_path: Path) -> None:
     """It does not wait for ever."""
     with running(["-m", "examples.consumer", "projects/p/subscriptions/none"], server, tmp_path) as consumer:
