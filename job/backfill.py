@@ -20,16 +20,16 @@ import msgspec
 
 from job.change import Change, Kind, Known, Object, Provenance
 from job.checkpoint import Checkpoint, Scope
-from job.errors import ExitCode, Expired, OutOfTime, Stopped, TemporaryError, WatcherError
+from job.errors import ActionNeeded, ExitCode, Expired, OutOfTime, Stopped, TemporaryError, WatcherError
 from job.logs import event
 from job.message import Envelope
 from job.payload import Content
 from job.payload.transition import passage
-from job.ports import Query, Sink, Source
+from job.ports import Page, Query, Sink, Source
 from job.run.commit import Effect, Ledger
 from job.run.deadline import Deadline
-from job.run.listing import WHOLE_PAGE
-from job.run.publish import DeadLetters, Publisher
+from job.run.listing import MOST_LISTINGS, WHOLE_PAGE
+from job.run.publish import DEAD_LETTER, DeadLetters, Publisher
 from job.run.relist import Diff, WentBack
 from job.run.watermark import Position
 from job.selector import Selector
@@ -107,6 +107,8 @@ class Report:
 
     def sentence(self) -> str:
         """The same in plain words."""
+        if self.error and not (self.listed or self.messages):
+            return str(self.error)
         done = ", ".join(f"{count} {kind}" for kind, count in sorted(self.published.items())) or "nothing"
         what = f"{self.messages} messages of {self.bytes} bytes of data"
         parts = [
@@ -140,13 +142,11 @@ def backfill(
         work.go(progress)
     except Stopped:
         report.error = TemporaryError("a signal ended it before the last page: run it again, repeats have the same ids")
-        work.drain()
     except WentBack:
         report.error = TemporaryError("the cluster went back to an older state meanwhile: run it again")
     except WatcherError as error:
         report.error = error
-        work.drain()
-    work.close()
+    work.end()
     report.seconds = deadline.elapsed
     return report
 
@@ -184,7 +184,7 @@ class _Backfill:
         kept = DeadLetters(dead_letters, str(wanted.dead_letter), wanted.scope.sink) if dead_letters else None
         self._publisher = Publisher(sink, self._ledger, deadline, kept)
         self._told: dict[str, Known] = {}
-        """What was handed over, where the listing had to begin again."""
+        """What was handed over: where the listing must begin again, it is known."""
         self._next = 0.0
         """When the next message may go, where there is a rate."""
 
@@ -200,55 +200,86 @@ class _Backfill:
             raise OutOfTime(message)
         progress(self._report)
 
-    def drain(self) -> None:
-        """Give what is in flight its time, after something has ended the backfill."""
+    def end(self) -> None:
+        """Give what is in flight its time, send nothing more, and report what has become of it."""
+        report = self._report
         try:
-            self._publisher.drain()
+            if not self._publisher.drain():
+                report.notes.append("The sink did not acknowledge in time what was sent last.")
         except (WatcherError, Stopped) as error:
-            log.warning("Not everything was acknowledged: %s", error, extra=event("backfill.undrained"))
-
-    def close(self) -> None:
-        """Send nothing more."""
+            # A person must act, whatever else has ended it.
+            if isinstance(error, ActionNeeded):
+                report.error = error
+            report.notes.append("Not everything that was sent was acknowledged.")
         self._publisher.close()
         self._ledger.close()
-        self._report.published = Counter(self._ledger.published)
+        report.published = Counter(self._ledger.published)
+        kind, _ = DEAD_LETTER
+        if kept := report.published[kind]:
+            report.notes.append(f"Refused messages, {kept} of them, are kept in {self._wanted.dead_letter}.")
 
     def _objects(self) -> Iterator[tuple[Kind, Object]]:
-        """What exists and has matching labels, each version once."""
-        while True:
+        """What exists and has matching labels, each version once.
+
+        As long as listings that expire come further each time, there may be any number of them.
+        """
+        furthest = fruitless = 0
+        while fruitless < MOST_LISTINGS:
+            told = len(self._told)
             try:
                 yield from self._listing()
             except Expired:
                 log.info("The listing expired before its last page; listing again", extra=event("listing.expired"))
             else:
                 return
+            further = len(self._told) > told or self._report.listed > furthest
+            fruitless = 0 if further else fruitless + 1
+            furthest = max(furthest, self._report.listed)
+        message = (
+            f"{MOST_LISTINGS} listings expired and came no further than those before: "
+            "try a higher --rate, or one namespace after the other"
+        )
+        raise TemporaryError(message)
 
     def _listing(self) -> Iterator[tuple[Kind, Object]]:
-        diff = Diff(dict(self._told), self._wanted.selector)
-        query = Query(limit=WHOLE_PAGE, whole=True)
+        diff = Diff(self._told, self._wanted.selector)
+        query, version = Query(limit=WHOLE_PAGE, whole=True), 0
         self._report.listed = 0
         while True:
             with self._deadline.interruptible():
                 page = self._source.list(query)
             self._deadline.renew()
-            self._report.version = page.version
+            version = version or page.version
+            if page.version != version:
+                raise Expired  # the server went on with a later listing than the one that was begun
             if not query.token:
-                self._report.total = len(page.objects) + (page.remaining or 0)
+                self._begin(page)
             for found in diff.page(page.objects):
-                thing = found.object
                 if found.kind is not Kind.DELETED:
                     self._deadline.check()
-                    yield found.kind, thing
-                    self._told[thing.uid] = Known(thing.namespace, thing.name, thing.version)
+                    yield found.kind, found.object
             self._report.listed += len(page.objects)
             if not page.token:
                 return
             query = Query(limit=WHOLE_PAGE, token=page.token, whole=True)
 
+    def _begin(self, page: Page) -> None:
+        """Note what the first page says. That nothing exists in a namespace does not say that this one does."""
+        self._report.version = page.version
+        self._report.total = len(page.objects) + (page.remaining or 0)
+        namespace = self._wanted.scope.namespace
+        if namespace and not page.objects:
+            with self._deadline.interruptible():
+                exists = self._source.namespace_exists()
+            if exists is False:
+                message = f"namespace {namespace} does not exist: correct --namespace, or create it"
+                raise ActionNeeded(message)
+
     def _publish(self, change: Change) -> None:
-        transition = None
+        thing = change.object
+        transition, known = None, Known(thing.namespace, thing.name, thing.version)
         if self._wanted.content.transitions:
-            transition, _ = passage(change, None)
+            transition, known = passage(change, self._told.get(thing.uid))
             if transition is None:
                 return
         message = self._wanted.envelope.change(change, transition=transition)
@@ -256,6 +287,7 @@ class _Backfill:
             self._wait_for_turn()
             counted = (change.kind.value, change.provenance.value)
             self._publisher.put(message, Effect(counted=counted))
+        self._told[thing.uid] = known
         self._report.messages += 1
         self._report.bytes += len(message.data)
 

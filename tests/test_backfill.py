@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from job.backfill import Report, Wanted, backfill
 from job.checkpoint import Scope
-from job.errors import ExitCode
+from job.errors import ExitCode, Expired
 from job.message import Envelope
 from job.payload import EVERYTHING, Content
-from job.run.deadline import Deadline
+from job.ports import Page, Patience, Query
+from job.run.deadline import DRAIN, LISTING, Deadline
+from job.run.listing import MOST_LISTINGS
 from job.selector import Selector
 from job.settings import Address
 from tests.fakes.sink import Answer, MemorySink
@@ -22,6 +25,35 @@ from tests.fakes.source import ModelCluster, ModelSource
 from tests.run.scene import Scene
 
 IDLE = timedelta(seconds=60)
+
+
+class Forgetful(ModelSource):
+    """Has forgotten every listing when its second page is asked for."""
+
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
+        if query.token:
+            raise Expired
+        return super().list(query, patience)
+
+
+class Unsteady(ModelSource):
+    """Goes on with a later listing than the one that was begun, once."""
+
+    steady = False
+
+    def list(self, query: Query, patience: Patience | None = None) -> Page:
+        page = super().list(query, patience)
+        if not query.token or self.steady:
+            return page
+        self.steady = True
+        return msgspec.structs.replace(page, version=page.version + 1)
+
+
+class Unopened(MemorySink):
+    """Cannot be opened."""
+
+    def open(self) -> None:
+        pytest.fail("it was opened")
 
 
 class Bench:
@@ -46,11 +78,11 @@ class Bench:
         )
         return replace(everything, **about)  # type: ignore[arg-type] # what each test names
 
-    def run(self, wanted: Wanted | None = None) -> Report:
+    def run(self, wanted: Wanted | None = None, source: ModelSource | None = None) -> Report:
         self.deadline = Deadline(IDLE, self.clock, self.clock.jump)
         return backfill(
             wanted or self.wanted(),
-            ModelSource(self.cluster),
+            source or ModelSource(self.cluster),
             self.sink,
             self.deadline,
             dead_letters=self.kept,
@@ -132,8 +164,9 @@ def test_the_time_of_creation_chooses(bench: Bench, since: int | None, until: in
 def test_a_dry_run_says_what_would_be(bench: Bench) -> None:
     """The same counts and bytes, and the sink is not even asked."""
     create(bench, 30)
+    sink, bench.sink = bench.sink, Unopened()
     dry = bench.run(bench.wanted(dry_run=True))
-    asked = bench.sink.asked
+    asked, bench.sink = bench.sink.asked, sink
     real = bench.run()
 
     assert asked == 0
@@ -171,6 +204,73 @@ def test_an_expired_listing_begins_again_and_repeats_nothing(bench: Bench) -> No
     assert report.published == {"added": 61, "modified": 1}
 
 
+def test_what_was_not_wanted_is_looked_at_again(bench: Bench) -> None:
+    """When the listing begins again, an object that has come into the wanted phase is new, and its labels count."""
+    create(bench, 60)
+    for name in ("w-001", "w-002"):
+        bench.cluster.change(name, labels={"t": "1"}, phase="Running")
+
+    def end() -> None:
+        bench.cluster.change("w-001", phase="Failed")
+        bench.cluster.change("w-002", phase="Failed", labels={})
+        bench.cluster.compact()
+
+    bench.cluster.while_listed += [lambda: None, end]
+    report = bench.run(bench.wanted(selector="t=1", phases=frozenset({"Failed"})))
+
+    assert (bench.names, report.published) == (["w-001"], {"added": 1})
+
+
+def test_an_expired_listing_repeats_no_transition(bench: Bench) -> None:
+    """What has changed since, and not its phase, is not told again; what has, is told from the phase before."""
+    create(bench, 60)
+    bench.cluster.change("w-001", phase="Running", startedAt="2026-11-01T00:00:00Z")
+    bench.cluster.change("w-002", phase="Running", startedAt="2026-11-01T00:00:00Z")
+
+    def go_on() -> None:
+        bench.cluster.change("w-001", message="it goes on")
+        bench.cluster.change("w-002", phase="Failed", finishedAt="2026-11-01T00:01:00Z")
+        bench.cluster.compact()
+
+    bench.cluster.while_listed += [lambda: None, go_on]
+    bench.run(bench.wanted(Content(transitions=True)))
+
+    assert [bench.names.count(name) for name in ("w-001", "w-002")] == [1, 2]
+    assert len(bench.ids) == 3
+    assert json.loads(bench.sink.stored[-1].data)["from"] == "Running"
+
+
+def test_listings_that_come_no_further_end_it(bench: Bench) -> None:
+    """A server that forgets faster than it is read is not asked for ever; what it gave is told once."""
+    create(bench, 60)
+    report = bench.run(source=Forgetful(bench.cluster))
+
+    assert (report.exit_code, len(bench.ids)) == (ExitCode.TEMPORARY, 25)
+    assert len(bench.cluster.lists) == 1 + MOST_LISTINGS
+    assert "expired" in report.sentence()
+
+
+def test_pages_of_two_listings_are_not_mixed(bench: Bench) -> None:
+    """A page at another version belongs to another listing, which is read from its beginning."""
+    create(bench, 60)
+    report = bench.run(source=Unsteady(bench.cluster))
+
+    assert (report.exit_code, report.version) == (ExitCode.DONE, bench.cluster.version)
+    assert len(bench.ids) == len(set(bench.ids)) == 60
+    assert len(bench.cluster.lists) == 2 + 3
+
+
+def test_a_namespace_that_does_not_exist_is_for_a_person(bench: Bench) -> None:
+    """A mistyped name is not taken for an empty namespace; where nobody may know, it is one."""
+    bench.cluster.namespace_exists = False
+    absent = bench.run()
+    bench.cluster.namespace_exists = None
+    unknown = bench.run()
+
+    assert (absent.exit_code, unknown.exit_code) == (ExitCode.ACTION_NEEDED, ExitCode.DONE)
+    assert absent.sentence().startswith("namespace argo does not exist")
+
+
 def test_a_cluster_that_went_back_ends_it(bench: Bench) -> None:
     """The rest would be of another history."""
     create(bench, 60)
@@ -195,6 +295,45 @@ def test_a_signal_ends_it_with_what_is_stored(bench: Bench) -> None:
     assert again.exit_code == ExitCode.DONE
     assert len(set(bench.ids)) == 60
     assert len({(message.id, message.data) for message in bench.sink.stored}) == 60
+
+
+def test_a_signal_does_not_hide_what_a_person_must_mend(bench: Bench) -> None:
+    """A message that is refused while the sink drains, or just before, is told, as in a run: 78."""
+    create(bench, 60)
+    bench.sink.poison = lambda message: message.id.startswith("uid-7/")
+    bench.cluster.while_listed += [lambda: None, bench.signal]
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.ACTION_NEEDED
+
+
+def test_a_signal_while_the_sink_is_away_is_the_reason(bench: Bench) -> None:
+    """75, run it again; and that something is open is noted."""
+    create(bench, 60)
+    bench.sink.otherwise = Answer.UNAVAILABLE
+    bench.cluster.while_listed += [lambda: None, bench.signal]
+    bench.sink.before = lambda _: bench.clock.jump(3)
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.TEMPORARY
+    assert "a signal ended it" in str(report.error)
+    assert ["acknowledged" in note for note in report.notes] == [True]
+
+
+def test_time_is_given_anew_only_while_it_moves(bench: Bench) -> None:
+    """What has passed stays passed for the summary, and after a signal nothing is given any more."""
+    deadline = Deadline(IDLE, bench.clock, bench.clock.jump)
+    window = IDLE.total_seconds()
+    bench.clock.jump(50)
+    deadline.renew()
+    renewed = deadline.watch_left, deadline.left(), deadline.publish_left, deadline.elapsed
+    bench.clock.jump(20)
+    deadline.signal()
+    deadline.renew()
+
+    assert renewed == pytest.approx((window, window + LISTING, window + LISTING + DRAIN, 50), abs=5)
+    assert (deadline.left(), deadline.watch_left) == (0, 0)
+    assert deadline.publish_left == pytest.approx(DRAIN, abs=5)
 
 
 def test_it_may_take_any_time_while_it_moves(bench: Bench) -> None:
@@ -240,3 +379,4 @@ def test_a_refused_message_ends_it_or_is_kept(bench: Bench) -> None:
     assert without.exit_code == ExitCode.ACTION_NEEDED
     assert (report.exit_code, letters) == (ExitCode.DONE, ["uid-7/107"])
     assert report.published == {"added": 29, "dead-lettered": 1}
+    assert [("1 of them" in note, "memory:dead" in note) for note in report.notes] == [(True, True)]
