@@ -112,13 +112,7 @@ def trial(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> Iter
 
 @pytest.fixture
 def deployed(control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path) -> Program:
-    """The program as the manifest's service account, with the rights that the manifest gives it."""
-    for body in objects():
-        if body["kind"] in {"ServiceAccount", "Role", "RoleBinding"}:
-            cluster.request("POST", collection(body, namespace), body)
-    verb, group, resource = "watch", "argoproj.io", "workflows"
-    wait_for_right(cluster, namespace, {"verb": verb, "group": group, "resource": resource, "namespace": namespace})
-    return as_service_account(control_plane, namespace, tmp_path)
+    return deploy(control_plane, cluster, namespace, tmp_path)
 
 
 @pytest.fixture
@@ -359,9 +353,7 @@ class TestBackfill:
         created = [cluster.create(namespace, name, phase=phase) for name, phase in (("a", "Failed"), ("b", "Running"))]
         body = backfill_job(WATCHER_PHASE="Failed", WATCHER_RATE="200")
         accepted = trial.create(body)
-        (made,) = body["spec"]["template"]["spec"]["containers"]
-        variables = {each["name"]: each.get("value", "") for each in made["env"]}
-        (command,) = [re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], each) for each in made["args"]]
+        command, variables = started_by(body)
 
         outcome = deployed.run(command=command, environment=variables | {"WATCHER_SINK": "stdout:"})
 
@@ -459,6 +451,14 @@ def backfill_job(**variables: str) -> Object:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "backfill"}, "spec": spec}
 
 
+def started_by(made: Object) -> tuple[str, dict[str, str]]:
+    """The command and the variables of a Job's container, as Kubernetes starts it."""
+    (only,) = made["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each.get("value", "") for each in only["env"]}
+    (command,) = [re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], each) for each in only["args"]]
+    return command, variables
+
+
 def schedule() -> Object:
     spec: Object = one("CronJob")["spec"]
     return spec
@@ -518,6 +518,16 @@ def options_of(command: str) -> set[str]:
 
 def collection(body: Object, namespace: str) -> str:
     return COLLECTIONS[body["kind"]].format(namespace)
+
+
+def deploy(control_plane: ControlPlane, cluster: Cluster, namespace: str, folder: Path) -> Program:
+    """The program as the manifest's service account, with the rights that the manifest gives it."""
+    for body in objects():
+        if body["kind"] in {"ServiceAccount", "Role", "RoleBinding"}:
+            cluster.request("POST", collection(body, namespace), body)
+    verb, group, resource = "watch", "argoproj.io", "workflows"
+    wait_for_right(cluster, namespace, {"verb": verb, "group": group, "resource": resource, "namespace": namespace})
+    return as_service_account(control_plane, namespace, folder)
 
 
 def as_service_account(control_plane: ControlPlane, namespace: str, folder: Path) -> Program:

@@ -19,14 +19,21 @@ import pytest
 from job.errors import ExitCode
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
+from tests.bed.waiting import wait_until
 from tests.fakes.api_faults import EXPIRED_LIST
 from tests.fakes.api_proxy import ApiProxy
+from tests.fakes.publisher_server import POISON, PublisherServer, holding
+from tests.fakes.receiver import Break, Receiver
 from tests.program import Program
-from tests.test_manifest import backfill_job
-from tests.wire.told import Log, SinkFile, id_of, ids, raw_data
+from tests.test_manifest import backfill_job, deploy, started_by
+from tests.wire.cloud import TOPIC
+from tests.wire.conftest import CreateMany
+from tests.wire.told import SOON, Log, Message, SinkFile, id_of, ids, raw_data
 
 MANY = 5_000
 WRITERS = 8
+SOME = 60
+"""More than two pages."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,12 @@ def crowded(control_plane: ControlPlane) -> Iterator[tuple[str, set[str]]]:
 def in_the_crowd(control_plane: ControlPlane, crowded: tuple[str, set[str]], tmp_path: Path) -> Program:
     namespace, _ = crowded
     return Program(control_plane.kubeconfig(namespace=namespace), tmp_path)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -76,22 +89,30 @@ def test_five_thousand_interrupted_and_run_again(
 
 
 def test_five_thousand_by_a_job(
-    in_the_crowd: Program, crowded: tuple[str, set[str]], sink_file: SinkFile, tmp_path: Path
+    control_plane: ControlPlane,
+    cluster: Cluster,
+    crowded: tuple[str, set[str]],
+    sink_file: SinkFile,
+    tmp_path: Path,
 ) -> None:
-    """The Job that the manifest's comment makes, by its environment only, interrupted and run again."""
-    _, wanted = crowded
-    (made,) = backfill_job(WATCHER_RATE="1500")["spec"]["template"]["spec"]["containers"]
-    environment = {each["name"]: each.get("value", "") for each in made["env"]}
+    """The Job of the manifest's comment, with its variables and rights only, is interrupted, and made again."""
+    namespace, wanted = crowded
+    deployed = deploy(control_plane, cluster, namespace, tmp_path)
+    command, environment = started_by(backfill_job(WATCHER_RATE="1500"))
     environment |= {"WATCHER_SINK": f"file:{sink_file.path}", "WATCHER_CHECKPOINT": f"file:{tmp_path}/none.json.gz"}
-    command = environment["WATCHER_COMMAND"]
-    with in_the_crowd.start(command=command, environment=environment) as running:
+    with deployed.start(command=command, environment=environment) as running:
         sink_file.wait_for(lambda messages: len(messages) > 500, "five hundred to be told")
         running.send(signal.SIGTERM)
         interrupted = running.finish()
-    again = in_the_crowd.run(command=command, environment=environment | {"WATCHER_RATE": ""})
+    told = len(set(ids(sink_file.messages)))
+    again = deployed.run(command=command, environment=environment | {"WATCHER_RATE": ""})
+    data = {message["id"]: message["data"] for message in sink_file.messages}
 
-    assert (interrupted.code, again.code) == (ExitCode.TEMPORARY, 0)
+    assert (command, interrupted.code, again.code) == ("backfill", ExitCode.TEMPORARY, 0), again.stderr
+    assert "run it again" in interrupted.summary["message"]
+    assert 500 < told < MANY
     assert set(ids(sink_file.messages)) == wanted
+    assert all(data[message["id"]] == message["data"] for message in sink_file.messages)
     assert not (tmp_path / "none.json.gz").exists()
 
 
@@ -150,6 +171,57 @@ def test_a_dry_run_tells_the_truth(program: Program, cluster: Cluster, namespace
     assert dry.summary["bytes"] == sum(len(raw_data(line)) for line in sink_file.path.read_bytes().splitlines())
 
 
+def test_a_dry_run_needs_no_sink(program: Program, namespace: str, create_many: CreateMany, tmp_path: Path) -> None:
+    """Nobody listens there, and the summary is a pod's termination message all the same."""
+    create_many(namespace, SOME)
+    message = tmp_path / "termination-log"
+    with Receiver() as gone:
+        nowhere = {"WATCHER_SINK": gone.address, "WATCHER_DRY_RUN": "true", "WATCHER_TERMINATION_LOG": str(message)}
+
+    outcome = program.run(command="backfill", environment=nowhere)
+
+    assert (outcome.code, outcome.summary["messages"]) == (0, SOME)
+    assert message.read_text() == outcome.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("--payload=object",), id="object"),
+        pytest.param(("--payload=summary",), id="summary"),
+        pytest.param(("--transitions",), id="transitions"),
+        pytest.param(("--redact=*token*", "--payload=summary", "-lteam=x"), id="redacted"),
+    ],
+)
+def test_it_tells_what_a_first_run_tells(
+    program: Program, cluster: Cluster, namespace: str, options: tuple[str, ...]
+) -> None:
+    """Message for message, whatever is carried, but for how it is known."""
+    secret = {"arguments": {"parameters": [{"name": "a-token", "value": "hunter2"}]}}
+    for name, phase, team in (("a", "Failed", "x"), ("b", "Running", "x"), ("c", "", "x"), ("d", "Succeeded", "y")):
+        cluster.create(namespace, name, phase=phase, spec=secret, labels={"team": team})
+
+    def told(*more: str, command: str) -> dict[str, Message]:
+        outcome = program.run(*options, *more, command=command)
+        assert outcome.code == 0, outcome.stderr
+        return {each["id"]: each | {"provenance": ""} for each in outcome.messages}
+
+    filled = told(command="backfill")
+    assert filled == told("--window=0s", program.checkpoint, command="run")
+    assert len(filled) >= 3
+
+
+def test_the_rate_is_kept(program: Program, namespace: str, create_many: CreateMany) -> None:
+    """From the first message to the last it is never more than so many a second."""
+    create_many(namespace, SOME)
+    rate = 20
+
+    outcome = program.run(f"--rate={rate}", command="backfill")
+
+    assert (outcome.code, len(outcome.messages)) == (0, SOME)
+    assert outcome.summary["seconds"] >= (SOME - 1) / rate
+
+
 def test_filters_by_time_and_label(program: Program, cluster: Cluster, namespace: str) -> None:
     """The server's own clock decides what is old; labels are looked at here."""
     made = [cluster.create(namespace, name, labels={"team": team}) for name, team in (("a", "x"), ("b", "y"))]
@@ -178,6 +250,99 @@ def test_a_listing_that_expires_is_begun_again(
     assert "listing.expired" in [line["event"] for line in outcome.lines]
 
 
+def test_an_api_server_that_comes_back_is_waited_for(
+    proxied: Program, proxy: ApiProxy, namespace: str, sink_file: SinkFile, create_many: CreateMany
+) -> None:
+    """What was told before it went is not told again."""
+    created = {id_of(each) for each in create_many(namespace, SOME)}
+    with proxied.start("--rate=20", sink_file.option, command="backfill") as running:
+        log = Log(running)
+        sink_file.wait_for(bool, "the first to be told")
+        proxy.down()
+        log.wait_for("api.retry")
+        proxy.up()
+        outcome = log.finish()
+
+    assert outcome.code == 0
+    assert sorted(ids(sink_file.messages)) == sorted(created)
+
+
+def test_a_sink_that_comes_back_is_waited_for(
+    program: Program, namespace: str, receiver: Receiver, create_many: CreateMany
+) -> None:
+    """A receiver that is killed twice in the middle has everything in the end."""
+    created = {id_of(each) for each in create_many(namespace, SOME)}
+    receiver.inject(Break(stored=10, acknowledged=5), Break(stored=1))
+
+    outcome = program.run(f"--sink={receiver.address}", command="backfill")
+
+    assert (outcome.code, outcome.summary["published"]) == (0, {"added": SOME})
+    assert set(receiver.ids) == created
+
+
+def test_a_signal_ends_it_while_the_sink_is_away(
+    program: Program, namespace: str, receiver: Receiver, create_many: CreateMany
+) -> None:
+    """75, in the time of a drain; once the sink is there again, all of it is told."""
+    created = {id_of(each) for each in create_many(namespace, SOME)}
+    with program.start("--rate=20", f"--sink={receiver.address}", command="backfill") as running:
+        log = Log(running)
+        wait_until(lambda: bool(receiver.stored), SOON, "the first to be told")
+        receiver.down()
+        log.wait_for("sink.retry")
+        running.send(signal.SIGTERM)
+        interrupted = log.finish(SOON)
+    told = set(receiver.ids)
+    receiver.up()
+    again = program.run(f"--sink={receiver.address}", command="backfill")
+
+    assert (interrupted.code, again.code) == (ExitCode.TEMPORARY, 0)
+    assert "run it again" in interrupted.summary["message"]
+    assert interrupted.summary["notes"] != []
+    assert told < created == set(receiver.ids)
+
+
+def test_a_reader_that_goes_away_ends_it(program: Program, namespace: str, create_many: CreateMany) -> None:
+    """Nobody can be told any more: 75, at once."""
+    create_many(namespace, SOME)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    process = subprocess.run(
+        [sys.executable, "-m", "job", "backfill"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=program.environment,
+        check=False,
+        timeout=SOON.total_seconds(),
+    )
+    os.close(theirs)
+
+    assert process.returncode == ExitCode.TEMPORARY
+    assert json.loads(process.stderr.splitlines()[-1])["published"] == {}
+
+
+def test_a_refused_message_ends_it_or_is_kept(
+    program: Program, cluster: Cluster, namespace: str, create_many: CreateMany, tmp_path: Path
+) -> None:
+    """As in a run: without a place for it 78, else it is kept there, and all others are told."""
+    created = {id_of(each) for each in create_many(namespace, SOME)}
+    bad = id_of(cluster.create(namespace, "bad", status={"message": "poison"}))
+    letters = SinkFile(tmp_path)
+    with PublisherServer(TOPIC) as broker:
+        broker.inject(POISON, times=None, on=holding(lambda message: b"poison" in message.data))
+        environment = {"PUBSUB_EMULATOR_HOST": broker.address, "WATCHER_SINK": "pubsub://p/changes"}
+        without = program.run(command="backfill", environment=environment)
+        before = len(broker.stored)
+        kept = program.run(f"--dead-letter=file:{letters.path}", command="backfill", environment=environment)
+        told = {message.attributes["ce-id"] for message in broker.stored[before:]}
+
+    assert (without.code, kept.code) == (ExitCode.ACTION_NEEDED, 0), kept.stderr
+    assert bad in without.summary["message"]
+    assert (ids(letters.messages), told) == ([bad], created)
+    assert kept.summary["published"] == {"added": SOME, "dead-lettered": 1}
+    assert str(letters.path) in kept.summary["message"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -197,14 +362,15 @@ def test_bad_input_is_a_usage_error(program: Program, options: list[str], said: 
 
 
 def test_what_is_missing_is_for_a_person(program: Program, control_plane: ControlPlane, tmp_path: Path) -> None:
-    """No rights, and no such resource: 78, as in a run."""
+    """No rights, no such resource, and no such namespace: 78, as in a run."""
     nobody = Program(control_plane.kubeconfig("nobody", namespace="default"), tmp_path)
     answers: list[Any] = [
         nobody.run(command="backfill").code,
         program.run("--resource=things.v1.example.com", command="backfill").code,
+        program.run("--namespace=absent", command="backfill").code,
     ]
 
-    assert answers == [ExitCode.ACTION_NEEDED] * 2
+    assert answers == [ExitCode.ACTION_NEEDED] * 3
 
 
 def test_variables_may_have_several_values(program: Program, cluster: Cluster, namespace: str) -> None:
