@@ -14,7 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -27,13 +27,16 @@ from job.payload import Content
 from job.payload.transition import passage
 from job.ports import Page, Query, Sink, Source
 from job.run.commit import Effect, Ledger
-from job.run.deadline import Deadline
+from job.run.deadline import DRAIN, LISTING, Deadline
 from job.run.listing import MOST_LISTINGS, WHOLE_PAGE
 from job.run.publish import DEAD_LETTER, DeadLetters, Publisher
 from job.run.relist import Diff, WentBack
 from job.run.watermark import Position
 from job.selector import Selector
 from job.settings import Address
+
+IDLE = timedelta(minutes=1) - timedelta(seconds=LISTING + DRAIN)
+"""The window that is begun anew with everything that moves: with the time behind it, the sink has a minute."""
 
 log = logging.getLogger(__name__)
 

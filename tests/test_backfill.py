@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import pytest
 
-from job.backfill import Report, Wanted, backfill
+from job.backfill import IDLE, Report, Wanted, backfill
 from job.checkpoint import Scope
 from job.errors import ExitCode, Expired
 from job.message import Envelope
@@ -23,8 +24,6 @@ from job.settings import Address
 from tests.fakes.sink import Answer, MemorySink
 from tests.fakes.source import ModelCluster, ModelSource
 from tests.run.scene import Scene
-
-IDLE = timedelta(seconds=60)
 
 
 class Forgetful(ModelSource):
@@ -49,11 +48,13 @@ class Unsteady(ModelSource):
         return msgspec.structs.replace(page, version=page.version + 1)
 
 
-class Unopened(MemorySink):
-    """Cannot be opened."""
+class Door(MemorySink):
+    """Knows whether it was opened."""
+
+    opened = False
 
     def open(self) -> None:
-        pytest.fail("it was opened")
+        self.opened = True
 
 
 class Bench:
@@ -62,8 +63,8 @@ class Bench:
     def __init__(self) -> None:
         self.cluster = ModelCluster()
         self.clock = self.cluster.clock
-        self.sink = MemorySink()
-        self.kept: MemorySink | None = None
+        self.sink = Door()
+        self.kept: Door | None = None
         self.deadline = Deadline(IDLE, self.clock, self.clock.jump)
         self.progress: list[int] = []
 
@@ -78,7 +79,16 @@ class Bench:
         )
         return replace(everything, **about)  # type: ignore[arg-type] # what each test names
 
-    def run(self, wanted: Wanted | None = None, source: ModelSource | None = None) -> Report:
+    def run(
+        self,
+        wanted: Wanted | None = None,
+        source: ModelSource | None = None,
+        progress: Callable[[Report], object] = lambda _: None,
+    ) -> Report:
+        def shown(report: Report) -> None:
+            self.progress.append(report.listed)
+            progress(report)
+
         self.deadline = Deadline(IDLE, self.clock, self.clock.jump)
         return backfill(
             wanted or self.wanted(),
@@ -86,7 +96,7 @@ class Bench:
             self.sink,
             self.deadline,
             dead_letters=self.kept,
-            progress=lambda report: self.progress.append(report.listed),
+            progress=shown,
         )
 
     def signal(self) -> None:
@@ -164,12 +174,11 @@ def test_the_time_of_creation_chooses(bench: Bench, since: int | None, until: in
 def test_a_dry_run_says_what_would_be(bench: Bench) -> None:
     """The same counts and bytes, and the sink is not even asked."""
     create(bench, 30)
-    sink, bench.sink = bench.sink, Unopened()
     dry = bench.run(bench.wanted(dry_run=True))
-    asked, bench.sink = bench.sink.asked, sink
+    asked, opened = bench.sink.asked, bench.sink.opened
     real = bench.run()
 
-    assert asked == 0
+    assert (asked, opened, bench.sink.opened) == (0, False, True)
     assert (dry.messages, dry.bytes, dry.published) == (real.messages, real.bytes, {})
     assert "nothing was published" in dry.sentence()
 
@@ -186,12 +195,14 @@ def test_transitions_are_those_into_the_present_phase(bench: Bench) -> None:
 
 
 def test_an_expired_listing_begins_again_and_repeats_nothing(bench: Bench) -> None:
-    """What was handed over and has not changed is not told twice; what has is told as it is now."""
+    """What was handed over and has not changed is not told twice; what has is told as it is now; no deletions."""
     create(bench, 60)
 
     def forget() -> None:
         bench.cluster.change("w-001")
         bench.cluster.delete("w-002")
+        bench.cluster.delete("w-003")
+        bench.cluster.create("w-003")
         bench.cluster.create("w-100")
         bench.cluster.compact()
 
@@ -199,9 +210,9 @@ def test_an_expired_listing_begins_again_and_repeats_nothing(bench: Bench) -> No
     report = bench.run()
 
     assert report.exit_code == ExitCode.DONE
-    assert len(bench.ids) == len(set(bench.ids)) == 62
-    assert bench.names.count("w-001") == 2
-    assert report.published == {"added": 61, "modified": 1}
+    assert len(bench.ids) == len(set(bench.ids)) == 63
+    assert [bench.names.count(name) for name in ("w-001", "w-002", "w-003")] == [2, 1, 2]
+    assert report.published == {"added": 62, "modified": 1}
 
 
 def test_what_was_not_wanted_is_looked_at_again(bench: Bench) -> None:
@@ -238,6 +249,40 @@ def test_an_expired_listing_repeats_no_transition(bench: Bench) -> None:
     assert [bench.names.count(name) for name in ("w-001", "w-002")] == [1, 2]
     assert len(bench.ids) == 3
     assert json.loads(bench.sink.stored[-1].data)["from"] == "Running"
+
+
+def expire(bench: Bench) -> None:
+    bench.cluster.tick()
+    bench.cluster.compact()
+
+
+@pytest.mark.parametrize("phases", [frozenset[str](), frozenset({"Failed"})], ids=["told", "passed-over"])
+def test_listings_that_come_further_may_be_many(bench: Bench, phases: frozenset[str]) -> None:
+    """Each has a page more before it expires, whether there is something to tell of it or not."""
+    create(bench, 200)
+    pages = range(1, 8)
+    for count in pages:
+        bench.cluster.while_listed += [*[lambda: None] * count, lambda: expire(bench)]
+    report = bench.run(bench.wanted(phases=phases))
+
+    assert len(pages) > MOST_LISTINGS
+    assert (report.exit_code, report.listed, len(bench.ids)) == (ExitCode.DONE, 200, 0 if phases else 200)
+
+
+def test_listings_that_find_something_new_may_be_many(bench: Bench) -> None:
+    """What was told is gone when the next one begins: as long as before, it is about others."""
+    create(bench, 200)
+
+    def go_by(first: int) -> None:
+        for number in range(first, first + 25):
+            bench.cluster.delete(f"w-{number:03}")
+        expire(bench)
+
+    for count in range(6):
+        bench.cluster.while_listed += [lambda: None, partial(go_by, count * 25)]
+    report = bench.run()
+
+    assert (report.exit_code, len(bench.ids)) == (ExitCode.DONE, 200)
 
 
 def test_listings_that_come_no_further_end_it(bench: Bench) -> None:
@@ -277,9 +322,18 @@ def test_a_cluster_that_went_back_ends_it(bench: Bench) -> None:
     version = bench.cluster.version
     for number in range(60):
         bench.cluster.change(f"w-{number:03}")
-    bench.cluster.while_listed += [lambda: None, lambda: bench.cluster.rewind(version)]
 
-    assert bench.run().exit_code == ExitCode.TEMPORARY
+    def go_back() -> None:
+        bench.cluster.rewind(version)
+        bench.cluster.tick(1000)
+        bench.cluster.compact()
+
+    bench.cluster.while_listed += [lambda: None, go_back]
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.TEMPORARY
+    assert "older state" in report.sentence()
+    assert report.published == {"added": 25}
 
 
 def test_a_signal_ends_it_with_what_is_stored(bench: Bench) -> None:
@@ -295,6 +349,14 @@ def test_a_signal_ends_it_with_what_is_stored(bench: Bench) -> None:
     assert again.exit_code == ExitCode.DONE
     assert len(set(bench.ids)) == 60
     assert len({(message.id, message.data) for message in bench.sink.stored}) == 60
+
+
+def test_a_signal_between_two_objects_ends_it(bench: Bench) -> None:
+    """Not only one while the API server is asked."""
+    create(bench, 60)
+    report = bench.run(progress=lambda report: bench.signal() if report.messages == 7 else None)
+
+    assert (report.exit_code, len(bench.ids)) == (ExitCode.TEMPORARY, 7)
 
 
 def test_a_signal_does_not_hide_what_a_person_must_mend(bench: Bench) -> None:
@@ -348,14 +410,14 @@ def test_it_may_take_any_time_while_it_moves(bench: Bench) -> None:
 
 
 def test_what_stands_still_ends_it(bench: Bench) -> None:
-    """A sink that is away is asked for a minute and the time of the drain, then it is 75."""
+    """A sink that is away is asked for a minute, then it is 75."""
     create(bench, 3)
     bench.sink.otherwise = Answer.UNAVAILABLE
-    bench.sink.before = lambda _: bench.clock.jump(20)
+    bench.sink.before = lambda _: bench.clock.jump(10)
     report = bench.run()
 
     assert report.exit_code == ExitCode.TEMPORARY
-    assert report.seconds < 200
+    assert 50 < report.seconds < 75
 
 
 def test_the_rate_is_kept(bench: Bench) -> None:
@@ -372,11 +434,12 @@ def test_a_refused_message_ends_it_or_is_kept(bench: Bench) -> None:
     create(bench, 30)
     bench.sink.poison = lambda message: message.id.startswith("uid-7/")
     without = bench.run()
-    with MemorySink(lanes=1) as bench.kept:
+    with Door(lanes=1) as bench.kept:
         report = bench.run()
+        opened = bench.kept.opened
         letters = [message.id for message in bench.kept.stored]
 
     assert without.exit_code == ExitCode.ACTION_NEEDED
-    assert (report.exit_code, letters) == (ExitCode.DONE, ["uid-7/107"])
+    assert (report.exit_code, letters, opened) == (ExitCode.DONE, ["uid-7/107"], True)
     assert report.published == {"added": 29, "dead-lettered": 1}
     assert [("1 of them" in note, "memory:dead" in note) for note in report.notes] == [(True, True)]

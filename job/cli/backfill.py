@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import timedelta
 
 import typer
 
 from job import wiring
-from job.backfill import Report, Wanted, backfill as publish_all
+from job.backfill import IDLE, Report, Wanted, backfill as publish_all
 from job.cli import options
 from job.cli.report import complain, conclude, default_format
 from job.cli.target import Target, check_variables, find_target
@@ -24,8 +23,6 @@ from job.payload import Payload
 from job.run.deadline import Deadline
 from job.settings import parse_time
 
-IDLE = timedelta(seconds=60)
-"""How long nothing may move."""
 _LINE_SECONDS = 10.0
 """Between two log lines about the progress."""
 
