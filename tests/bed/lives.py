@@ -133,7 +133,7 @@ def retried(plane: ControlPlane, namespace: str) -> Json:
     """A pod that fails, and with it the Workflow, which somebody runs again from there."""
     with Kubelet(plane, namespace, [0, 1, 0]), plane.cluster() as cluster:
         _create(cluster, namespace, "retried", [_dag(_task("good", "pod"), _task("bad", "pod", "good")), _POD])
-        failure = _until(cluster, namespace, "retried", _ended)
+        failure = _until(cluster, namespace, "retried", _completed)
         _retry(cluster, namespace, failure)
         return _until(cluster, namespace, "retried", _ended)
 
@@ -208,10 +208,15 @@ def _ended(workflow: Json) -> bool:
     return _status(workflow).get("phase") in _ENDS
 
 
+def _completed(workflow: Json) -> bool:
+    """Whether the controller is done with it: after a failure the label may come later than the phase."""
+    return _ended(workflow) and workflow["metadata"]["labels"].get(COMPLETED) == "true"
+
+
 def _held(workflow: Json) -> list[str]:
     """Return the ids of the nodes that wait for somebody."""
     nodes = _status(workflow).get("nodes", {})
-    return [key for key, node in nodes.items() if node["templateName"] == "hold" and node["phase"] == "Running"]
+    return [key for key, node in nodes.items() if node.get("templateName") == "hold" and node.get("phase") == "Running"]
 
 
 def _resume(cluster: Cluster, workflow: Json) -> bool:
