@@ -93,7 +93,7 @@ class Consumer:
         self._pulling = False
         self._pull_at, self._pause = -math.inf, _FIRST_PAUSE
         self._answered: float | None = None
-        """When the last pull began that the broker has answered."""
+        """When the last pull began that the broker has answered; a window in which it never did has failed."""
         self._away: Unavailable | None = None
         """Why the last pull was not answered."""
         self._away_since = 0.0
@@ -111,6 +111,8 @@ class Consumer:
         try:
             self._consume()
             self._end()
+            if self._answered is None and not self._signals:
+                self._error = self._error or self._away
         finally:
             self._commands.send(SIGKILL)  # nobody will read how they end
         left = self._queue.failing or self._unreadable or self._clock() >= self._ends
@@ -139,15 +141,12 @@ class Consumer:
             pass
 
     def _over(self) -> bool:
-        """Whether nothing more is to be pulled. Raises `Unavailable` where the broker is not there."""
+        """Whether nothing more is to be pulled. Raises `Unavailable` where a queue cannot be emptied."""
         now = self._clock()
         if self._signals:
             return True
-        if self._away:
-            for_long = now - self._away_since >= _UNREACHABLE
-            never = self._answered is None and now >= self._ends
-            if never or (for_long and self._until_empty):
-                raise self._away
+        if self._away and self._until_empty and now - self._away_since >= _UNREACHABLE:
+            raise self._away
         quiet = self._answered is not None and self._answered >= self._news_at and now - self._news_at >= _PULL
         return now >= self._ends or (self._until_empty and quiet and not self._queue.running)
 

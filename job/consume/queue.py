@@ -218,7 +218,8 @@ class Queue:
                 last = lane.last()
                 found.append(last)
                 self._take_out(lane, last)
-                lane.away[last.event.identity] = _away(last.event, now)
+                if not self._why_needless(last.event):  # else nothing waits for it, and it may never come again
+                    lane.away[last.event.identity] = _away(last.event, now)
             self._close(name, lane)
         return found
 

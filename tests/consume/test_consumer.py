@@ -199,6 +199,14 @@ def test_a_broker_that_is_never_there_is_temporary(subscription: MemorySubscript
     assert (summary.exit_code, summary.error) == (ExitCode.TEMPORARY, AWAY)
 
 
+def test_the_end_waits_for_a_pull_before_it_judges_the_broker(subscription: MemorySubscription) -> None:
+    """The only pull of a short window is answered, or not, when the window is over."""
+    assert Run(subscription, FakeCommands(), window=0.1).finish().error is None
+    subscription.before_pull = lambda: time.sleep(1)
+    subscription.fail("pull", AWAY)
+    assert Run(subscription, FakeCommands(), window=0.1).finish().error is AWAY
+
+
 def test_the_end_gives_back_what_waits_and_waits_for_what_runs(subscription: MemorySubscription) -> None:
     """Commands that end in time are heard."""
     first, second = (subscription.publish(message("a", version)) for version in (1, 2))
@@ -242,8 +250,9 @@ def test_what_ends_before_anything_is_killed_has_succeeded(subscription: MemoryS
     assert subscription.acknowledged == [only]
 
 
-def test_what_ends_after_it_was_given_up_is_not_heard(subscription: MemorySubscription) -> None:
+def test_what_ends_after_it_was_given_up_is_not_heard() -> None:
     """Its event was given back by then; there is a summary all the same."""
+    subscription = MemorySubscription(faster)
     only = subscription.publish(message("a", 1))
     commands = FakeCommands(lambda _: None, None)
     run = Run(subscription, commands, clock=faster)

@@ -287,6 +287,20 @@ def test_what_was_given_back_untried_is_waited_for_too() -> None:
     assert queue.start() is second
 
 
+def test_a_repeat_that_was_given_back_is_not_waited_for() -> None:
+    """The broker has heard of its success, and may not deliver it again: later versions go on."""
+    first, second = an_event(attributes("a", 1)), an_event(attributes("a", 2))
+    queue = Queue()
+    add(queue, first)
+    assert queue.start() is first
+    add(queue, first)
+    queue.succeeded(first)
+    assert [each.event for each in queue.give_back(1, 0)] == [first]
+    add(queue, second)
+
+    assert queue.start() is second
+
+
 def test_what_was_given_back_takes_no_memory() -> None:
     """Its data come again with it; an outage may last, and a backlog be large."""
     queue = Queue()

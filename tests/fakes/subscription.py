@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from job.ports import Received
 
 _LEASE = 10.0
+_MOMENT = 0.02
+"""Between two looks at a clock that may be a test's own."""
 _BEGAN = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
 
 
@@ -24,6 +26,7 @@ class MemorySubscription:
         self._queue: list[Received] = []
         self._leased: dict[str, tuple[Received, float]] = {}
         self._failures: dict[str, list[BaseException]] = {}
+        self.before_pull: Callable[[], object] = lambda: None
         self.before_refusal: Callable[[], object] = lambda: None
         """Called before a message is given back."""
         self.acknowledged: list[str] = []
@@ -54,9 +57,12 @@ class MemorySubscription:
         self._perhaps_fail("open")
 
     def pull(self, most: int, timeout: float) -> Sequence[Received]:
+        self.before_pull()
         self._perhaps_fail("pull")
         with self._changed:
-            self._changed.wait_for(self._take_back, timeout)
+            until = self._clock() + timeout
+            while not self._take_back() and self._clock() < until:
+                self._changed.wait(_MOMENT)
             now = self._queue[:most]
             del self._queue[:most]
             given = [
