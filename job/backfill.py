@@ -26,10 +26,11 @@ from job.message import Envelope
 from job.payload import Content
 from job.payload.transition import passage
 from job.ports import Page, Query, Sink, Source
+from job.run import resume
 from job.run.commit import Effect, Ledger
 from job.run.deadline import DRAIN, LISTING, Deadline
 from job.run.listing import MOST_LISTINGS, WHOLE_PAGE
-from job.run.publish import DEAD_LETTER, DeadLetters, Publisher
+from job.run.publish import DeadLetters, Publisher
 from job.run.relist import Diff, WentBack
 from job.run.watermark import Position
 from job.selector import Selector
@@ -217,9 +218,7 @@ class _Backfill:
         self._publisher.close()
         self._ledger.close()
         report.published = Counter(self._ledger.published)
-        kind, _ = DEAD_LETTER
-        if kept := report.published[kind]:
-            report.notes.append(f"Refused messages, {kept} of them, are kept in {self._wanted.dead_letter}.")
+        report.notes += self._publisher.notes()
 
     def _objects(self) -> Iterator[tuple[Kind, Object]]:
         """What exists and has matching labels, each version once.
@@ -274,9 +273,7 @@ class _Backfill:
         if namespace and not page.objects:
             with self._deadline.interruptible():
                 exists = self._source.namespace_exists()
-            if exists is False:
-                message = f"namespace {namespace} does not exist: correct --namespace, or create it"
-                raise ActionNeeded(message)
+            resume.check_namespace(namespace, exists)
 
     def _publish(self, change: Change) -> None:
         thing = change.object

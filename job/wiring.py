@@ -23,7 +23,7 @@ SINKS: Mapping[str, str] = {
 }
 """scheme -> module and class, whose `at(address, access)` makes the adapter."""
 DEAD_LETTERS: Mapping[str, str] = {**SINKS, "gs": "job.sinks.gcs:GcsSink"}
-"""What may be named by --dead-letter."""
+"""What may be named by --dead-letter: any sink, and one besides."""
 STORES: Mapping[str, str] = {
     "file": "job.stores.file:FileStore",
     "gs": "job.stores.gcs:GcsStore",
@@ -42,13 +42,7 @@ class _MakesStore(Protocol):
 
 
 def sink(address: Address, access: Access) -> Sink:
-    """The sink of an address; nothing is opened yet. Raises `UsageError`."""
-    adapter: _MakesSink = _adapter(SINKS[address.scheme])
-    return adapter.at(address, access)
-
-
-def dead_letters(address: Address, access: Access) -> Sink:
-    """The sink of a dead letter's address; nothing is opened yet. Raises `UsageError`."""
+    """The sink of an address, or what keeps dead letters; nothing is opened yet. Raises `UsageError`."""
     adapter: _MakesSink = _adapter(DEAD_LETTERS[address.scheme])
     return adapter.at(address, access)
 

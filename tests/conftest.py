@@ -145,6 +145,13 @@ def pstest(_pstest: PubSub, pytestconfig: pytest.Config) -> PubSub:
     return _pstest
 
 
+@pytest.fixture(params=["official_pubsub", "pstest"])
+def any_pubsub(request: pytest.FixtureRequest) -> PubSub:
+    """Both, one after the other."""
+    server: PubSub = request.getfixturevalue(request.param)
+    return server
+
+
 @pytest.fixture
 def pubsub(_official_pubsub: PubSub | None, request: pytest.FixtureRequest) -> PubSub:
     """The better Pub/Sub of the two that the machine has."""
@@ -197,3 +204,11 @@ def gcs(pytestconfig: pytest.Config) -> Iterator[GcsServer]:
     with GcsServer() as server:
         pytestconfig.stash[SERVED][server.name] += 1
         yield server
+
+
+@pytest.fixture(params=["ours", "fake-gcs-server"])
+def any_gcs(request: pytest.FixtureRequest) -> GcsServer | FakeGcsServer:
+    """Both, one after the other."""
+    name = "gcs" if request.param == "ours" else "fake_gcs_server"
+    server: GcsServer | FakeGcsServer = request.getfixturevalue(name)
+    return server

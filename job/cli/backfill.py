@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import typer
 
 from job import wiring
-from job.backfill import IDLE, Report, Wanted, backfill as publish_all
 from job.cli import options
 from job.cli.report import complain, conclude, default_format
 from job.cli.target import Target, check_variables, find_target
@@ -22,6 +22,9 @@ from job.message import Envelope
 from job.payload import Payload
 from job.run.deadline import Deadline
 from job.settings import parse_time
+
+if TYPE_CHECKING:  # only who asks for a backfill pays for importing it
+    from job.backfill import Report, Wanted
 
 _LINE_SECONDS = 10.0
 """Between two log lines about the progress."""
@@ -55,6 +58,8 @@ def backfill(
 
     Interrupted, it is simply run again: repeats have the same ids.
     """
+    from job.backfill import IDLE, Wanted
+
     log_format = log_format or default_format()
     set_up(log_format)
     deadline = Deadline(IDLE)
@@ -97,6 +102,8 @@ def backfill(
 
 
 def _backfill(wanted: Wanted, target: Target, deadline: Deadline, log_format: LogFormat) -> int:
+    from job.backfill import backfill as publish_all
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: deadline.signal())
     source = wiring.source(target.resource, target.scope.namespace, target.connection, deadline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,13 +14,14 @@ from job.access import Access
 from job.cli import options
 from job.cli.report import complain, conclude, default_format
 from job.cli.target import check_variables
-from job.consume import Consumer
-from job.consume.commands import Processes
 from job.credentials import GoogleCredentials
 from job.errors import ExitCode, UsageError, WatcherError
 from job.logs import LogFormat, event, set_up
 from job.run.deadline import Deadline
 from job.settings import parse_duration
+
+if TYPE_CHECKING:  # only who consumes pays for importing it
+    from job.consume import Consumer
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ def consume(
     environment. One event of an object runs at a time, in their order; a repeat is acknowledged without running.
     With --window 0s it ends when the subscription is empty.
     """
+    from job.consume import Consumer
+    from job.consume.commands import Processes
+
     log_format = log_format or default_format()
     set_up(log_format)
     try:

@@ -83,7 +83,7 @@ def find_target(
             f"--dead-letter is the sink itself, {sink_address.place}, which will refuse there what it refuses here"
         )
         raise UsageError(message)
-    dead_letters = wiring.dead_letters(dead_letter_address, access) if dead_letter_address else None
+    dead_letters = wiring.sink(dead_letter_address, access) if dead_letter_address else None
     pod = not (kubeconfig or kube_context) and in_pod(os.environ)
     if pod:
         _require(cluster=cluster, sink=sink, **required)

@@ -28,7 +28,6 @@ import msgspec
 from job import checkpoint as codec
 from job.checkpoint import Checkpoint, RunRecord
 from job.errors import (
-    ActionNeeded,
     CheckpointUnusable,
     Stopped,
     Superseded,
@@ -43,7 +42,6 @@ from job.run import resume
 from job.run.background import in_background
 from job.run.commit import Commit, Effect
 from job.run.deadline import LOADING, Deadline
-from job.run.publish import DEAD_LETTER
 from job.run.resume import Current
 from job.run.session import Session, timestamp
 from job.run.summary import Summary
@@ -175,9 +173,7 @@ def _check_namespace(namespace: str, source: Source) -> None:
             namespace,
             extra=event("namespace.unknown", namespace=namespace),
         )
-    elif not exists:
-        message = f"namespace {namespace} does not exist: correct --namespace, or create it"
-        raise ActionNeeded(message)
+    resume.check_namespace(namespace, exists)
 
 
 def _begin(session: Session, known: Checkpoint, current: Current) -> None:
@@ -251,9 +247,7 @@ def _conclude(session: Session) -> None:
     summary.version_to = ledger.version
     summary.objects = len(ledger.inventory())
     summary.published = dict(ledger.published)
-    kind, _ = DEAD_LETTER
-    if kept := ledger.published[kind]:
-        summary.notes.append(f"Refused messages, {kept} of them, are kept in {session.settings.dead_letter}.")
+    summary.notes += session.publisher.notes()
     summary.provenance = dict(ledger.provenances)
     summary.saves = session.commit.saves
     summary.saved = summary.saved or (session.commit.saves > 0 and not session.commit.moved)

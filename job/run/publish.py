@@ -33,7 +33,7 @@ LINGER = 0.1
 ATTEMPT = 10.0
 """Seconds for one request to the sink."""
 WORKERS = 8
-DEAD_LETTER = ("dead-lettered", "refused")
+_DEAD_LETTER = ("dead-lettered", "refused")
 """As what a message counts that the sink will never take: for the summary, in the place of kind and provenance."""
 _OVERHEAD = 2_000
 """Bytes of a message beside its data, roughly: what is known of it takes more than what is sent."""
@@ -161,6 +161,13 @@ class Publisher:
         """Raise what made the sink fail, if it did."""
         if self._failure:
             raise self._failure
+
+    def notes(self) -> list[str]:
+        """What a person should know of refused messages, as far as they are acknowledged."""
+        kind, _ = _DEAD_LETTER
+        if not (self._dead_letters and (kept := self._ledger.published[kind])):
+            return []
+        return [f"Refused messages, {kept} of them, are kept in {self._dead_letters.place}."]
 
     def _wait_for_room(self) -> None:
         self._flush()
@@ -291,7 +298,7 @@ class Publisher:
     def _keep(self, dead_letters: DeadLetters, refused: Waiting, refusal: Refused) -> None:
         """Store a refused message as a dead letter, which is as good as stored. Raises `Refused` where that fails."""
         position, message = refused
-        position.effect = msgspec.structs.replace(position.effect, counted=DEAD_LETTER)
+        position.effect = msgspec.structs.replace(position.effect, counted=_DEAD_LETTER)
         letter = dead_letter(message, dead_letters.refused_by, str(refusal))
         self._kept += 1
         try:

@@ -76,6 +76,13 @@ def proven(saved: Identity, current: Identity) -> bool:
     )
 
 
+def check_namespace(namespace: str, exists: bool | None) -> None:
+    """Refuse a namespace that does not exist: that nothing is listed in it does not tell."""
+    if exists is False:
+        message = f"namespace {namespace} does not exist: correct --namespace, or create it"
+        raise ActionNeeded(message)
+
+
 def check_mass_deletion(known: int, gone: int) -> None:
     """Ask a person before telling that most objects are gone, if nothing proves that this is the same cluster (R5)."""
     if known >= FEW and gone * 2 > known:

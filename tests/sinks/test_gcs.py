@@ -58,19 +58,12 @@ def with_id(name: str) -> Message:
     return msgspec.structs.replace(plain, attributes=plain.attributes | {"id": name})
 
 
-@pytest.fixture(params=["ours", "fake-gcs-server"])
-def anybody(request: pytest.FixtureRequest) -> GcsServer | FakeGcsServer:
-    name = "gcs" if request.param == "ours" else "fake_gcs_server"
-    server: GcsServer | FakeGcsServer = request.getfixturevalue(name)
-    return server
-
-
 class TestGcsSink(SinkContract):
     @pytest.fixture
-    def bucket(self, anybody: GcsServer | FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", anybody.url)
+    def bucket(self, any_gcs: GcsServer | FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", any_gcs.url)
         name = next(_buckets)
-        anybody.create_bucket(name)
+        any_gcs.create_bucket(name)
         return name
 
     @pytest.fixture
@@ -78,9 +71,9 @@ class TestGcsSink(SinkContract):
         return sink_in(bucket)
 
     @pytest.fixture
-    def stored(self, anybody: GcsServer | FakeGcsServer, bucket: str) -> ReadBack:
+    def stored(self, any_gcs: GcsServer | FakeGcsServer, bucket: str) -> ReadBack:
         """In the order of their generations: objects have no other."""
-        client = Client("p", AnonymousCredentials(), client_options={"api_endpoint": anybody.url})
+        client = Client("p", AnonymousCredentials(), client_options={"api_endpoint": any_gcs.url})
 
         def read() -> list[Message]:
             blobs = sorted(client.list_blobs(bucket, prefix=PREFIX), key=lambda blob: int(blob.generation))

@@ -38,27 +38,21 @@ def sink_to(topic: str, address: str, monkeypatch: pytest.MonkeyPatch, *, orderi
     return sink
 
 
-@pytest.fixture(params=["official_pubsub", "pstest"])
-def anybody(request: pytest.FixtureRequest) -> PubSub:
-    server: PubSub = request.getfixturevalue(request.param)
-    return server
-
-
 @pytest.fixture
-def topic(anybody: PubSub) -> str:
-    return anybody.create_topic(next(_topics))
+def topic(any_pubsub: PubSub) -> str:
+    return any_pubsub.create_topic(next(_topics))
 
 
 class TestPubSubSink(SinkContract):
     """With ordering keys: without them Pub/Sub has no order that could be asked for."""
 
     @pytest.fixture
-    def subscription(self, anybody: PubSub, topic: str) -> Subscription:
-        return anybody.create_subscription(topic, ordered=True)
+    def subscription(self, any_pubsub: PubSub, topic: str) -> Subscription:
+        return any_pubsub.create_subscription(topic, ordered=True)
 
     @pytest.fixture
-    def sink(self, anybody: PubSub, topic: str, subscription: Subscription, monkeypatch: pytest.MonkeyPatch) -> Sink:
-        return sink_to(topic, anybody.address, monkeypatch, ordering=KEYS)
+    def sink(self, any_pubsub: PubSub, topic: str, subscription: Subscription, monkeypatch: pytest.MonkeyPatch) -> Sink:
+        return sink_to(topic, any_pubsub.address, monkeypatch, ordering=KEYS)
 
     @pytest.fixture
     def stored(self, subscription: Subscription) -> ReadBack:
@@ -72,10 +66,10 @@ class TestPubSubSink(SinkContract):
         assert received.ordering_key == "/clusters/c/apis/argoproj.io/v1alpha1/workflows/3"
 
 
-def test_without_ordering_there_are_no_keys(anybody: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ordering_there_are_no_keys(any_pubsub: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key would bind the throughput, and nobody has asked for one."""
-    subscription = anybody.create_subscription(topic)
-    sink = sink_to(topic, anybody.address, monkeypatch)
+    subscription = any_pubsub.create_subscription(topic)
+    sink = sink_to(topic, any_pubsub.address, monkeypatch)
     sink.publish(3, [message(1), message(2)], TIMEOUT)
 
     assert sorted((found.ordering_key, cloud_event(found).id) for found in subscription.pull(2)) == [
@@ -85,11 +79,11 @@ def test_without_ordering_there_are_no_keys(anybody: PubSub, topic: str, monkeyp
 
 
 def test_a_message_is_a_cloud_event_in_binary_mode(
-    anybody: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch
+    any_pubsub: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each attribute under its name with `ce-`, the content type under both of its names, the data as it is."""
-    subscription = anybody.create_subscription(topic)
-    sink = sink_to(topic, anybody.address, monkeypatch)
+    subscription = any_pubsub.create_subscription(topic)
+    sink = sink_to(topic, any_pubsub.address, monkeypatch)
     sink.publish(0, [message(1, b'{"a": 1.50}')], TIMEOUT)
 
     (received,) = subscription.pull(1)
@@ -115,9 +109,9 @@ def test_a_filter_finds_a_phase(pstest: PubSub, monkeypatch: pytest.MonkeyPatch)
     assert [cloud_event(found).id for found in failed.drain()] == ["uid/2"]
 
 
-def test_a_missing_topic_is_for_a_person(anybody: PubSub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_topic_is_for_a_person(any_pubsub: PubSub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else will create it; its name is told."""
-    sink = sink_to("projects/p/topics/nowhere", anybody.address, monkeypatch)
+    sink = sink_to("projects/p/topics/nowhere", any_pubsub.address, monkeypatch)
     with pytest.raises(ActionNeeded, match="projects/p/topics/nowhere does not exist"):
         sink.publish(0, [message(1)], TIMEOUT)
 

@@ -48,19 +48,12 @@ _buckets = (f"bucket-{number}" for number in itertools.count(1))
 Connect = Callable[[], Store]
 
 
-@pytest.fixture(params=["ours", "fake-gcs-server"])
-def anybody(request: pytest.FixtureRequest) -> GcsServer | FakeGcsServer:
-    name = "gcs" if request.param == "ours" else "fake_gcs_server"
-    server: GcsServer | FakeGcsServer = request.getfixturevalue(name)
-    return server
-
-
 class TestGcsStore(StoreContract):
     @pytest.fixture
-    def connect(self, anybody: GcsServer | FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> Connect:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", anybody.url)
+    def connect(self, any_gcs: GcsServer | FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> Connect:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", any_gcs.url)
         bucket = next(_buckets)
-        anybody.create_bucket(bucket)
+        any_gcs.create_bucket(bucket)
         return lambda: store_in(bucket)
 
     def test_a_missing_bucket_is_for_a_person(self, connect: Connect) -> None:

@@ -42,36 +42,30 @@ def subscription_to(name: str, address: str, monkeypatch: pytest.MonkeyPatch) ->
     return subscription
 
 
-@pytest.fixture(params=["official_pubsub", "pstest"])
-def anybody(request: pytest.FixtureRequest) -> PubSub:
-    server: PubSub = request.getfixturevalue(request.param)
-    return server
-
-
 @pytest.fixture
-def topic(anybody: PubSub) -> str:
-    return anybody.create_topic(next(_topics))
+def topic(any_pubsub: PubSub) -> str:
+    return any_pubsub.create_topic(next(_topics))
 
 
 class TestPubSubSubscription(SubscriptionContract):
     @pytest.fixture
-    def subscription(self, anybody: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> Subscription:
-        return subscription_to(anybody.create_subscription(topic).name, anybody.address, monkeypatch)
+    def subscription(self, any_pubsub: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> Subscription:
+        return subscription_to(any_pubsub.create_subscription(topic).name, any_pubsub.address, monkeypatch)
 
     @pytest.fixture
-    def publish(self, anybody: PubSub, topic: str, subscription: Subscription) -> Publish:
+    def publish(self, any_pubsub: PubSub, topic: str, subscription: Subscription) -> Publish:
         def publish(attributes: Mapping[str, str], data: bytes) -> None:
             message = PubsubMessage(data=data, attributes=dict(attributes))
-            anybody.publisher.publish(topic=topic, messages=[message], retry=None, timeout=10)
+            any_pubsub.publisher.publish(topic=topic, messages=[message], retry=None, timeout=10)
 
         return publish
 
 
-def test_the_ordering_key_is_told(anybody: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ordering_key_is_told(any_pubsub: PubSub, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who processes must know what the broker keeps in order."""
-    name = anybody.create_subscription(topic, ordered=True).name
-    subscription = subscription_to(name, anybody.address, monkeypatch)
-    anybody.publisher.publish(topic=topic, messages=[PubsubMessage(data=b"x", ordering_key="key")], timeout=10)
+    name = any_pubsub.create_subscription(topic, ordered=True).name
+    subscription = subscription_to(name, any_pubsub.address, monkeypatch)
+    any_pubsub.publisher.publish(topic=topic, messages=[PubsubMessage(data=b"x", ordering_key="key")], timeout=10)
 
     assert [each.ordering_key for each in pulled(subscription, 1)] == ["key"]
 

@@ -122,15 +122,9 @@ class Scene:
         return [each.attributes["ce-id"] for each in self.subscription.drain()]
 
 
-@pytest.fixture(params=["official_pubsub", "pstest"])
-def anybody(request: pytest.FixtureRequest) -> PubSub:
-    server: PubSub = request.getfixturevalue(request.param)
-    return server
-
-
 @pytest.fixture
-def scene(anybody: PubSub, tmp_path: Path) -> Scene:
-    return Scene(anybody, tmp_path)
+def scene(any_pubsub: PubSub, tmp_path: Path) -> Scene:
+    return Scene(any_pubsub, tmp_path)
 
 
 def ids(*events: dict[str, str]) -> list[str]:
@@ -161,10 +155,10 @@ def test_a_command_gets_the_event_and_its_attributes(scene: Scene) -> None:
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
 def test_a_command_that_fails_one_time_in_three_processes_everything_once(
-    *, anybody: PubSub, tmp_path: Path, ordered: bool
+    *, any_pubsub: PubSub, tmp_path: Path, ordered: bool
 ) -> None:
     """Every event succeeds, none runs again after that, and the versions of each object succeed in their order."""
-    scene = Scene(anybody, tmp_path, ordered=ordered)
+    scene = Scene(any_pubsub, tmp_path, ordered=ordered)
     events = [attributes(f"{letter}{key}", version) for version in range(1, 7) for letter in "ab" for key in range(5)]
     scene.publish(*events)
 
