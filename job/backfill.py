@@ -136,14 +136,14 @@ def backfill(
 ) -> Report:
     """Publish what exists now; what ended it early is in the report. Only a bug raises."""
     report = Report(wanted.dry_run)
-    work = _Backfill(wanted, source, sink, deadline, dead_letters=dead_letters, report=report)
+    work = _Backfill(wanted, source, sink, deadline, dead_letters=dead_letters, report=report, progress=progress)
     try:
         if not wanted.dry_run:
             with deadline.interruptible():
                 sink.open()
                 if dead_letters:
                     dead_letters.open()
-        work.go(progress)
+        work.go()
     except Stopped:
         report.error = TemporaryError("a signal ended it before the last page: run it again, repeats have the same ids")
     except WentBack:
@@ -156,14 +156,20 @@ def backfill(
 
 
 class _MovingLedger(Ledger):
-    """A ledger of no checkpoint. Whatever the sink has stored gives the backfill more time."""
+    """A ledger of no checkpoint: what is stored counts, also behind what is not, and gives the backfill more time."""
 
     def __init__(self, scope: Scope, deadline: Deadline) -> None:
         super().__init__(Checkpoint(scope))
         self._deadline = deadline
 
+    def enter(self, effect: Effect, *, done: bool = False) -> Position[Effect]:
+        return Position(effect, done=done)
+
     def acknowledge(self, positions: Iterable[Position[Effect]] = ()) -> None:
-        super().acknowledge(positions)
+        with self._lock:
+            if not self._closed:
+                for position in positions:
+                    self._apply(position.effect)
         self._deadline.renew()
 
 
@@ -179,11 +185,13 @@ class _Backfill:
         *,
         dead_letters: Sink | None,
         report: Report,
+        progress: Callable[[Report], None],
     ) -> None:
         self._wanted = wanted
         self._source = source
         self._deadline = deadline
         self._report = report
+        self._progress = progress
         self._ledger = _MovingLedger(wanted.scope, deadline)
         kept = DeadLetters(dead_letters, str(wanted.dead_letter), wanted.scope.sink) if dead_letters else None
         self._publisher = Publisher(sink, self._ledger, deadline, kept)
@@ -192,17 +200,17 @@ class _Backfill:
         self._next = 0.0
         """When the next message may go, where there is a rate."""
 
-    def go(self, progress: Callable[[Report], None]) -> None:
+    def go(self) -> None:
         """Publish everything, and wait until it is stored."""
         for kind, thing in self._objects():
             if self._wanted.takes(thing):
                 self._publish(Change(kind, thing, Provenance.REPLAY))
-            progress(self._report)
+            self._progress(self._report)
         if not self._publisher.drain():
             self._deadline.check()
             message = "the sink did not acknowledge everything in time"
             raise OutOfTime(message)
-        progress(self._report)
+        self._progress(self._report)
 
     def end(self) -> None:
         """Give what is in flight its time, send nothing more, and report what has become of it."""
@@ -261,6 +269,7 @@ class _Backfill:
                     self._deadline.check()
                     yield found.kind, found.object
             self._report.listed += len(page.objects)
+            self._progress(self._report)  # perhaps nothing of the page was wanted
             if not page.token:
                 return
             query = Query(limit=WHOLE_PAGE, token=page.token, whole=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -21,9 +22,12 @@ from job.run.deadline import DRAIN, LISTING, Deadline
 from job.run.listing import MOST_LISTINGS
 from job.selector import Selector
 from job.settings import Address
+from tests.bed.waiting import wait_until
 from tests.fakes.sink import Answer, MemorySink
 from tests.fakes.source import ModelCluster, ModelSource
 from tests.run.scene import Scene
+
+SOON = timedelta(seconds=60)
 
 
 class Forgetful(ModelSource):
@@ -138,6 +142,32 @@ def test_what_exists_is_told_as_a_run_would_tell_it(bench: Bench) -> None:
     assert {message.attributes["provenance"] for message in bench.sink.stored} == {"replay"}
     assert report.bytes == sum(map(len, ran.values()))
     assert report.total == bench.progress[-1] == 60
+
+
+def test_what_is_stored_is_counted_wherever_it_ends(bench: Bench) -> None:
+    """A refused message ends it: what was put behind that one and is stored is published all the same."""
+    create(bench, 60)
+    bench.sink.poison = lambda message: message.attributes["subject"] == "argo/w-000"
+    calls = itertools.count()
+
+    def others_first(_: int) -> None:
+        if next(calls) == 0:
+            wait_until(lambda: len(bench.sink.stored) >= 20, SOON, "others to be stored")
+
+    bench.sink.before = others_first
+    report = bench.run()
+
+    assert report.exit_code == ExitCode.ACTION_NEEDED
+    assert report.published == {"added": len(bench.sink.stored)}
+    assert len(bench.sink.stored) >= 20
+
+
+def test_progress_is_told_of_pages_that_have_nothing_wanted(bench: Bench) -> None:
+    """Who waits sees that it goes on."""
+    create(bench, 60)
+    bench.run(bench.wanted(phases=frozenset({"Failed"}), selector="team=data"))
+
+    assert set(bench.progress) >= {25, 50, 60}
 
 
 def test_an_empty_namespace_is_no_error(bench: Bench) -> None:

@@ -28,6 +28,7 @@ import msgspec
 from job import checkpoint as codec
 from job.checkpoint import Checkpoint, RunRecord
 from job.errors import (
+    ActionNeeded,
     CheckpointUnusable,
     Stopped,
     Superseded,
@@ -210,9 +211,9 @@ def _drain(session: Session, error: WatcherError | None) -> WatcherError | None:
         return error
     except TemporaryError as failed:
         # After a signal there is no time to try again: that is the signal's doing.
-        return error if session.deadline.stopped else error or failed
+        return error if session.deadline.stopped else _to_tell(error, failed)
     except WatcherError as failed:
-        return error or failed
+        return _to_tell(error, failed)
     return error
 
 
@@ -239,7 +240,14 @@ def _save(session: Session, error: WatcherError | None) -> None:
         summary.saved = True
         summary.notes += [commit.note] if commit.note else []
     except WatcherError as failed:
-        summary.error = error or failed
+        summary.error = _to_tell(error, failed)
+
+
+def _to_tell(first: WatcherError | None, then: WatcherError) -> WatcherError:
+    """Of two errors the one that a person must mend, else the first."""
+    if first is None or (isinstance(then, ActionNeeded) and not isinstance(first, ActionNeeded)):
+        return then
+    return first
 
 
 def _conclude(session: Session) -> None:

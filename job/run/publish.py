@@ -255,17 +255,21 @@ class Publisher:
 
     def _deliver(self, lane: int, batch: list[Waiting]) -> None:
         """Publish a batch, past the messages that the sink will never take, where those can be kept elsewhere."""
+        took, keys = False, set[str]()
         while batch:
             refused, behind = self._bisect(lane, batch)
             if not refused:
                 return
-            errors = [error for _, error in refused]
+            took = took or len(refused) + len(behind) < len(batch)
+            keys |= {message.key for (_, message), _ in refused}
             with self._keeping:
-                # It may be the sink that must be mended, and not they (R14).
-                nothing = len(refused) + len(behind) == len(batch)
-                everything = nothing and (len(refused) > 1 or (self._kept > 0 and self._done <= self._kept))
+                # It may be the sink that must be mended, and not they (R14). One that has taken something in this run
+                # must first refuse what is behind, too.
+                idle = self._done <= self._kept
+                at_fault = (idle or not behind) and (len(keys) > 1 or (idle and self._kept > 0))
+                everything = at_fault and not took
                 if not self._dead_letters or everything:
-                    raise _refusal(errors, everything=everything)
+                    raise _refusal([error for _, error in refused], everything=everything)
                 for waiting, error in refused:
                     self._keep(self._dead_letters, waiting, error)
             batch = behind
@@ -285,9 +289,9 @@ class Publisher:
             try:
                 left, error = self._send(self._sink, lane, part)
             except (WatcherError, _Abandoned) as failure:
-                if refused:
+                if refused and not self._dead_letters:
                     raise _refusal([each for _, each in refused]) from failure
-                raise
+                raise  # those that are refused are found, and kept, by the next run
             if error and len(left) == 1:
                 refused.append((left[0], error))
                 keys.add(left[0][1].key)
@@ -306,7 +310,8 @@ class Publisher:
             if error:
                 raise error
         except WatcherError as failure:
-            if self._deadline.stopped and isinstance(failure, TemporaryError):
+            # Of no fault of the place: it was never asked, or a signal has cut it short.
+            if isinstance(failure, OutOfTime) or (self._deadline.stopped and isinstance(failure, TemporaryError)):
                 raise
             text = f"{refusal}; and it cannot be kept in {dead_letters.place}: {failure}"
             raise Refused(text, [message.id]) from failure

@@ -566,6 +566,90 @@ def test_one_after_the_other_is_kept_where_the_sink_takes_others(careful: Line, 
     assert careful.ledger.version == 4
 
 
+def test_objects_that_are_always_refused_do_not_stop_a_batch_of_others(careful: Line, kept: MemorySink) -> None:
+    """R14: the sink took something of the batch, so it is well, however many versions of them follow."""
+    one, two, good = neighbours(careful, 3)
+    careful.sink.poison = lambda message: message.key in {one, two}
+    in_one_batch(careful, [good, one, two, one, two, one])
+
+    assert careful.publisher.drain()
+    assert careful.ids == ["a/1", f"{good}/2"]
+    assert sorted(each.id for each in kept.stored) == sorted(
+        [f"{one}/3", f"{two}/4", f"{one}/5", f"{two}/6", f"{one}/7"]
+    )
+    assert careful.ledger.version == 7
+
+
+def test_what_is_behind_refused_messages_is_asked_for_before_the_sink_is_blamed(
+    careful: Line, kept: MemorySink
+) -> None:
+    """R14: it was not refused, only kept back for the order."""
+    one, two = neighbours(careful, 2)
+    careful.sink.poison = lambda message: message.id in {f"{one}/2", f"{two}/3"}
+    in_one_batch(careful, [one, two, one, two])
+
+    assert careful.publisher.drain()
+    assert careful.ids == ["a/1", f"{one}/4", f"{two}/5"]
+    assert [each.id for each in kept.stored] == [f"{one}/2", f"{two}/3"]
+
+
+def test_r14_a_batch_of_which_nothing_is_taken_in_the_end_is_the_sinks_fault(careful: Line, kept: MemorySink) -> None:
+    """What was behind the refused messages is refused as well."""
+    one, two = neighbours(careful, 2)
+    careful.sink.poison = lambda message: message.key in {one, two}
+    in_one_batch(careful, [one, two, one])
+    with pytest.raises(Refused, match="so it is the sink that must be mended") as refused:
+        careful.publisher.drain()
+
+    assert refused.value.ids == [f"{one}/4"]
+    assert [each.id for each in kept.stored] == [f"{one}/2", f"{two}/3"]
+    assert careful.ledger.version == 3
+
+
+def test_versions_of_one_object_say_nothing_about_the_sink(careful: Line, kept: MemorySink) -> None:
+    """A batch of nothing else is refused singly, and kept: it was well before."""
+    (one,) = neighbours(careful, 1)
+    careful.sink.poison = lambda message: message.key == one
+    in_one_batch(careful, [one, one, one])
+
+    assert careful.publisher.drain()
+    assert [each.id for each in kept.stored] == [f"{one}/2", f"{one}/3", f"{one}/4"]
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_refused_message_that_can_be_kept_does_not_outweigh_an_unavailable_sink(
+    *, careful: Line, kept: MemorySink, signalled: bool
+) -> None:
+    """The next run finds it again, and keeps it; nobody has to do anything."""
+    bad, good = neighbours(careful, 2)
+    careful.sink.poison = lambda message: message.id == f"{bad}/2"
+
+    def leave(_: int) -> None:
+        if careful.sink.asked == 3:
+            if signalled:
+                careful.deadline.signal()
+            careful.sink.otherwise = Answer.UNAVAILABLE
+            careful.sink.before = lambda _: careful.clock.jump(4 if signalled else 30)
+
+    careful.sink.before = leave
+    in_one_batch(careful, [bad, good])
+    with pytest.raises(Unavailable):
+        careful.publisher.drain()
+
+    assert (kept.stored, careful.ledger.version) == ([], 1)
+
+
+def test_a_place_for_dead_letters_that_was_never_asked_needs_nobody(careful: Line, kept: MemorySink) -> None:
+    """The refusal came when the time was over: the next run goes on."""
+    careful.sink.before = lambda _: careful.clock.jump(1000)
+    careful.sink.answer(Answer.REFUSED)
+    careful.put("a", 1)
+    with pytest.raises(OutOfTime):
+        careful.publisher.drain()
+
+    assert (kept.asked, careful.ledger.version) == (0, 0)
+
+
 @pytest.mark.parametrize("answer", [Answer.REFUSED, Answer.BARRED])
 def test_a_dead_letter_that_cannot_be_kept_is_not_gone_past(careful: Line, kept: MemorySink, answer: Answer) -> None:
     """P2: the version stays before it, and a person must act."""
@@ -612,7 +696,10 @@ def test_a_place_for_dead_letters_that_stays_away_needs_a_person(careful: Line, 
     st.integers(2, 9),
 )
 def test_what_is_refused_is_kept_once_and_in_its_place(keys: list[str], bad: set[int], lanes: int, most: int) -> None:
-    """P1: every message is stored or kept, or the run stops before it; those of a key in their order."""
+    """P1: every message is stored or kept, or the run stops before it; those of a key in their order.
+
+    One object alone never stops it: the sink has taken the first message of all.
+    """
     with MemorySink(lanes=lanes, messages=most) as sink, MemorySink(lanes=1, messages=1) as kept:
         sink.poison = lambda message: int(message.id.partition("/")[2]) in bad
         line = Line(sink, kept)
@@ -620,10 +707,12 @@ def test_what_is_refused_is_kept_once_and_in_its_place(keys: list[str], bad: set
         try:
             for version, key in enumerate(keys, 1):
                 line.put(key, version)
+                assert version > 1 or line.publisher.drain()
             assert line.publisher.drain()
         except Refused:
             stopped = True
         line.publisher.close()
+        bad_ones = bad & set(range(len(keys) + 1))
         stored = {int(each.partition("/")[2]) for each in line.ids}
         letters = [int(each.id.partition("/")[2]) for each in kept.stored]
 
@@ -631,7 +720,7 @@ def test_what_is_refused_is_kept_once_and_in_its_place(keys: list[str], bad: set
         assert len(letters) == len(set(letters))
         assert set(letters) <= bad
         done = stored | set(letters)
-        assert stopped or done == set(range(1, len(keys) + 1))
+        assert done == set(range(1, len(keys) + 1)) or (stopped and len({keys[each - 1] for each in bad_ones}) > 1)
         untold = [version for version in range(1, len(keys) + 1) if version not in done]
         assert line.ledger.version == (untold[0] - 1 if untold else len(keys))
         for key in set(keys):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 from job.change import Known, Reason
-from job.errors import ExitCode
-from job.ports import Identity
+from job.errors import ExitCode, Refused, Unavailable
+from job.ports import Identity, Page, Patience, Query
 from job.run.summary import Summary
 from job.settings import Initial
 from tests.fakes.crash import Crash, Killed
 from tests.fakes.sink import Answer
+from tests.fakes.source import ModelSource
 from tests.fakes.store import Save
 from tests.run import promises
 from tests.run.scene import Scene
@@ -420,6 +423,31 @@ def test_p1_what_the_sink_did_not_take_is_told_by_the_next_run(scene: Scene) -> 
 
     assert "uid-1/102" in {message.id for message in scene.messages}
     assert scene.saved.version == 102
+
+
+def test_what_a_person_must_mend_outweighs_what_passes_by_itself(scene: Scene) -> None:
+    """The API server goes away, and then a message is refused: 78, though the first alone would be 75."""
+    scene.cluster.create("a")
+    scene.run()
+    scene.cluster.create("refused")
+    scene.sink.poison = lambda message: message.attributes["subject"] == "argo/refused"
+    gone = threading.Event()
+    scene.sink.before = lambda _: gone.wait(60)
+    probe = ModelSource.list
+
+    def leave(source: ModelSource, query: Query, patience: Patience | None = None) -> Page:
+        if not scene.cluster.watches:
+            return probe(source, query, patience)
+        gone.set()
+        message = "the API server is away"
+        raise Unavailable(message)
+
+    scene.cluster.watches.clear()
+    scene.cluster.while_watched.append(scene.cluster.break_watches)
+    with mock.patch.object(ModelSource, "list", leave):
+        summary = scene.run()
+
+    assert (summary.exit_code, type(summary.error)) == (ExitCode.ACTION_NEEDED, Refused)
 
 
 def test_p6_all_namespaces_are_one_scope() -> None:
