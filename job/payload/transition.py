@@ -35,8 +35,9 @@ class Transition(msgspec.Struct, frozen=True):
 
 class _Status(msgspec.Struct, rename="camel", gc=False):
     phase: str | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
+    started_at: object = None
+    """Of a resource that is not Argo's it may be anything."""
+    finished_at: object = None
 
 
 class _Thing(msgspec.Struct, gc=False):
@@ -80,4 +81,4 @@ def _moment(data: bytes) -> tuple[str, str]:
     if status is None or not status.phase:
         return "", ""
     at = status.finished_at if status.phase in ENDS else status.started_at
-    return status.phase, at or ""
+    return status.phase, at if isinstance(at, str) else ""

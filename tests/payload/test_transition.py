@@ -38,6 +38,7 @@ def known(phase: str | None, at: str = "") -> Known:
         (known("Failed", T1), {"phase": "Failed", "finishedAt": None}, None),
         (known("Bound"), {"phase": "Bound"}, None),
         (None, {"phase": "Running", "startedAt": None}, Transition(None, "Running")),
+        (None, {"phase": "Running", "startedAt": 1764230400}, Transition(None, "Running")),
         (None, {"phase": 5}, None),
         (None, [{"phase": "Running"}], None),
         (None, "Running", None),
