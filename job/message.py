@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from job.change import Change, Gap, Kind, Provenance, Reason, Resource
-from job.payload import EVERYTHING, Content, Payload, renderer
+from job.payload import EVERYTHING, WORKFLOWS, Content, Payload, renderer
 from job.payload.transition import Transition
 
 OBJECT, SUMMARY, TRANSITION, DELETION, GAP = (
@@ -56,6 +56,7 @@ class Envelope:
         self._types = {kind: f"{self._type}.{kind}" for kind in Kind}
         self._namespace = namespace
         self._schema = SUMMARY if content.payload is Payload.SUMMARY else OBJECT
+        self._workflow = resource.group_resource == WORKFLOWS
         self._render = renderer(content, resource)
 
     def change(self, change: Change, gaps: int = 0, transition: Transition | None = None) -> Message:
@@ -72,7 +73,7 @@ class Envelope:
             data = transition.onto(data)
         attributes = {
             "specversion": "1.0",
-            "id": f"{seen.uid}/{_moment(change, transition)}{_suffix(change.epoch)}",
+            "id": f"{seen.uid}/{self._moment(change, transition)}{_suffix(change.epoch)}",
             "source": self._source,
             "type": self._types[change.kind],
             "subject": seen.key,
@@ -109,6 +110,18 @@ class Envelope:
         }
         return Message(attributes, msgspec.json.encode(data), f"{self._namespace}/", gaps)
 
+    def _moment(self, change: Change, transition: Transition | None) -> str:
+        """What the id of a change has behind the uid.
+
+        The version tells a phase without a time apart, and any phase of a resource of which nobody knows whether its
+        times move with its phases.
+        """
+        if change.kind is Kind.DELETED:
+            return "deleted"
+        if transition:
+            return f"{transition.to}/{(self._workflow and transition.at) or change.object.version}"
+        return str(change.object.version)
+
 
 def dead_letter(message: Message, sink: str, refusal: str) -> Message:
     """The same message, with the address of the sink that will not take it, and what that has said."""
@@ -131,15 +144,6 @@ def binary(attributes: Mapping[str, str]) -> dict[str, str]:
     if "datacontenttype" in attributes:
         carried["content-type"] = attributes["datacontenttype"]
     return carried
-
-
-def _moment(change: Change, transition: Transition | None) -> str:
-    """What the id of a change has behind the uid. A phase without a time is told apart by the version."""
-    if change.kind is Kind.DELETED:
-        return "deleted"
-    if transition:
-        return f"{transition.to}/{transition.at or change.object.version}"
-    return str(change.object.version)
 
 
 def _which(gap: Gap) -> str:

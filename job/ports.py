@@ -142,9 +142,9 @@ class Partly(Exception):
     """
 
     def __init__(self, stored: Collection[str], reason: WatcherError) -> None:
-        """`stored` are ids of messages."""
+        """`stored` are ids of messages; of two with the same one the first is stored before the second."""
         super().__init__(str(reason))
-        self.stored = frozenset(stored)
+        self.stored = tuple(stored)
         self.reason = reason
 
 

@@ -165,6 +165,14 @@ def test_the_id_is_what_the_design_says(kind: str) -> None:
     assert KINDS[kind].id == expected[kind]
 
 
+def test_a_transition_of_another_resource_has_its_version_in_the_id() -> None:
+    """Who enters a phase again may have the times of the first entry: nobody knows what they mean."""
+    change = Change(Kind.MODIFIED, pod(), Provenance.OBSERVED)
+    told = Envelope("prod", Resource("pods", "v1", "")).change(change, transition=Transition(None, "Pending", "2026"))
+
+    assert told.id == f"{pod().uid}/Pending/901"
+
+
 def test_p3_how_a_change_is_known_is_not_a_part_of_its_id() -> None:
     """The same version told twice, in two ways, is one change with one data."""
     added = WORKFLOWS.change(Change(Kind.ADDED, workflow(7, "Running"), Provenance.INITIAL))

@@ -17,8 +17,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 MOST_BYTES = 16_000_000
 """Decoded. Argo keeps the whole object below 1 MiB, and nodes shrink to a twelfth: this is more than fits into one."""
-MOST_VALUES = 1_000_000
-"""Decoded, roughly: each takes much more memory than its bytes. Real nodes of that size have a tenth of it."""
+MOST_VALUES = 500_000
+"""Lists, objects and what follows a comma, decoded: each takes much more memory than its bytes."""
 _MOST_WINDOW = 1 << 25  # the largest window of the library that Argo compresses with; it is reserved before it is used
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
@@ -93,7 +93,7 @@ def unpacked(packed: str) -> bytes:
     try:
         data = _decompressed(base64.b64decode(packed, validate=True))
         if len(data) <= MOST_BYTES:
-            if data.count(b",") > MOST_VALUES:
+            if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
                 raise CannotUnpack(Omitted.TOO_LARGE)
             data.decode()  # values are passed on unread, and must be text for whoever reads them
     except ValueError as error:

@@ -6,11 +6,14 @@ fails again has two ends. It is that of the status, so a repeat says the same (P
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
-from job.change import Change, Kind, Known, Object
+from job.change import LONGEST_PHASE, Change, Kind, Known, Object
 
 ENDS = frozenset({"Succeeded", "Failed", "Error"})
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -62,7 +65,8 @@ def passage(change: Change, before: Known | None) -> tuple[Transition | None, Kn
         transition = None
     else:
         transition = Transition(last.phase, phase, at)
-    known = Known(thing.namespace, thing.name, thing.version, phase or last.phase, at=at or last.at)
+    same = not phase or phase == last.phase
+    known = Known(thing.namespace, thing.name, thing.version, phase or last.phase, at=at or (last.at if same else ""))
     return transition, known
 
 
@@ -78,7 +82,7 @@ def _moment(data: bytes) -> tuple[str, str]:
         status = _thing(data).status
     except msgspec.ValidationError:
         return "", ""
-    if status is None or not status.phase:
+    if status is None or not status.phase or len(status.phase) > LONGEST_PHASE:
         return "", ""
     at = status.finished_at if status.phase in ENDS else status.started_at
-    return status.phase, at if isinstance(at, str) else ""
+    return status.phase, at if isinstance(at, str) and _RFC_3339.fullmatch(at) else ""

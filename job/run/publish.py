@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -353,8 +353,13 @@ class Publisher:
         except (Unavailable, Refused) as error:
             return part, error
         except Partly as partly:
-            self._stored([each for each in part if each[1].id in partly.stored])
-            left, reason = [each for each in part if each[1].id not in partly.stored], partly.reason
+            told, stored, left = Counter(partly.stored), list[Waiting](), list[Waiting]()
+            for each in part:  # one by one: two ends of a Workflow within one second share an id
+                taken = told[each[1].id] > 0
+                told[each[1].id] -= taken
+                (stored if taken else left).append(each)
+            self._stored(stored)
+            reason = partly.reason
             if not left:
                 return [], None
             if isinstance(reason, (Unavailable, Refused)):

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from job.payload.nodes import MOST_BYTES, MOST_VALUES
 from job.payload.redact import Redaction
 from job.payload.summary import summary
 from tests.payload.test_nodes import COMPRESSORS, FROM_GO, packed
 from tests.payload.test_summary import every_kind, recorded, written
 
-PAGE = Path(__file__).parents[2] / "docs" / "secrets.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "secrets.md"
 SECRET = "hunter2"
 
 
@@ -230,6 +232,37 @@ def test_a_status_without_compressed_nodes_stays(status: object) -> None:
 def test_data_that_cannot_be_read_are_replaced_as_a_whole(data: bytes) -> None:
     """What cannot be searched is not let through."""
     assert Redaction(["a"])(data) == b'{"redacted":"unreadable"}'
+
+
+MEASURED = """
+import sys
+from job.change import Resource
+from job.payload import Content, Payload, renderer
+from tests.payload.peak import peak
+
+sys.setrecursionlimit(15_000)
+thing = sys.stdin.buffer.read()
+render = renderer(Content(Payload(sys.argv[1]), redact=("token",)), Resource("workflows", "v1alpha1", "argoproj.io"))
+before = peak()
+render(thing)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("payload", ["object", "summary"])
+@pytest.mark.parametrize("value", ["[" * 4000 + "]" * 4000, '{"a":' * 2000 + "1" + "}" * 2000, '{"a":1}', "0"])
+@pytest.mark.parametrize("share", [0.9, 30], ids=["kept", "refused"])
+def test_small_values_in_great_numbers_do_not_explode(payload: str, value: str, share: float) -> None:
+    """A few KB of compressed nodes may hold millions of lists: what is made of those fits into a small pod."""
+    weight = sum(map(value.count, "[{,")) + 1
+    count = min(int(share * MOST_VALUES / weight), MOST_BYTES // (len(value) + 1) - 10)
+    nodes = gzip.compress(b'{"a":{"inputs":[' + ",".join([value] * count).encode() + b"]}}")
+    thing = written({"metadata": {}, "status": {"compressedNodes": base64.b64encode(nodes).decode()}})
+
+    command = [sys.executable, "-c", MEASURED, payload]
+    done = subprocess.run(command, input=thing, capture_output=True, check=True, cwd=ROOT)
+
+    assert int(done.stdout) < 8 * MOST_BYTES
 
 
 DEEP = """

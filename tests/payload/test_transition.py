@@ -39,6 +39,11 @@ def known(phase: str | None, at: str = "") -> Known:
         (known("Bound"), {"phase": "Bound"}, None),
         (None, {"phase": "Running", "startedAt": None}, Transition(None, "Running")),
         (None, {"phase": "Running", "startedAt": 1764230400}, Transition(None, "Running")),
+        (None, {"phase": "Running", "startedAt": "yesterday"}, Transition(None, "Running")),
+        (None, {"phase": "Running", "startedAt": f"{T1}~7"}, Transition(None, "Running")),
+        (None, {"phase": "Running", "startedAt": T1 * 50}, Transition(None, "Running")),
+        (None, {"phase": "x" * 63}, Transition(None, "x" * 63)),
+        (None, {"phase": "x" * 64}, None),
         (None, {"phase": 5}, None),
         (None, [{"phase": "Running"}], None),
         (None, "Running", None),
@@ -51,6 +56,14 @@ def test_a_transition_is_another_phase_or_time(
     transition, _ = passage(change(status), before)
 
     assert transition == expected
+
+
+def test_the_time_of_one_phase_is_not_that_of_the_next() -> None:
+    """A phase without a time that gets one later is still the same phase."""
+    _, after = passage(change({"phase": "Failed"}), known("Running", T1))
+
+    assert (after.phase, after.at) == ("Failed", "")
+    assert passage(change({"phase": "Failed", "finishedAt": T2}), after)[0] is None
 
 
 def test_what_was_told_last_outlives_an_empty_phase() -> None:

@@ -286,7 +286,7 @@ def test_what_was_stored_before_a_failure_counts(
         sink.publish(0, [message(1), message(2), message(3)], TIMEOUT)
 
     assert type(partly.value.reason) is error
-    assert partly.value.stored == {"uid/1"}
+    assert partly.value.stored == ("uid/1",)
     assert names(gcs) == ["prod/argo/uid/1.json"]
 
 
@@ -296,7 +296,7 @@ def test_the_time_is_that_of_the_whole_batch(sink: GcsSink, gcs: GcsServer) -> N
     with pytest.raises(Partly) as partly:
         sink.publish(0, [message(1), message(2)], 3.5)
 
-    assert partly.value.stored == {"uid/1"}
+    assert partly.value.stored == ("uid/1",)
     assert isinstance(partly.value.reason, Unavailable)
 
 
@@ -305,7 +305,7 @@ def test_without_time_only_the_first_message_is_tried(sink: GcsSink, gcs: GcsSer
     with pytest.raises(Partly, match="1 of 2 messages") as partly:
         sink.publish(0, [message(1), message(2)], 0)
 
-    assert partly.value.stored == {"uid/1"}
+    assert partly.value.stored == ("uid/1",)
     assert isinstance(partly.value.reason, Unavailable)
     assert len(gcs.requests) == 1
 

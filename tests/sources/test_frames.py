@@ -72,6 +72,8 @@ def test_an_error_is_a_failure_with_its_code(status: str, code: int) -> None:
         ('{"phase":"Succeeded"}', "Succeeded"),
         ('{"phase":""}', ""),
         ('{"phase":null}', None),
+        (f'{{"phase":"{"x" * 63}"}}', "x" * 63),
+        (f'{{"phase":"{"x" * 64}"}}', None),
         ('{"phase":3}', None),
         ('{"phase":{"a":"b"}}', None),
         ('"done"', None),
