@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,11 @@ TOPIC = "projects/p/topics/changes"
 SINK = "pubsub://p/changes"
 BUCKET, NAME = "checkpoints", "prod.json.gz"
 CHECKPOINT = f"--checkpoint=gs://{BUCKET}/{NAME}"
+_NODES = b'{"a":{"id":"a","message":"%b"}}' % (b"x" * 11_000_000)
+TOO_LARGE = {"nodes": None, "compressedNodes": base64.b64encode(gzip.compress(_NODES)).decode()}
+"""The status of a Workflow whose summary Pub/Sub would not take, with nodes of more than 10 MB."""
+MENDED = {"phase": "Running", "message": "", "compressedNodes": None}
+"""What is to be patched onto it."""
 
 
 def emulators(pubsub: str, gcs: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ from tests.fakes.publisher_server import (
     holding,
 )
 from tests.program import Program
-from tests.wire.cloud import BUCKET, NAME, TOPIC, Cloud
+from tests.wire.cloud import BUCKET, MENDED, NAME, TOO_LARGE, TOPIC, Cloud
 from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, Log, id_of
 
@@ -317,18 +317,16 @@ def test_one_refused_message_in_a_hundred_is_named_and_nothing_is_lost(
     before = resumable.saved
     created = ordered(create_many(namespace, 100))
     name = created[50]["metadata"]["name"]
-    if who == "we":
-        created.append(cluster.patch(namespace, name, {"status": {"phase": "x" * 1025}}))
-    else:
-        created.append(cluster.patch(namespace, name, {"status": {"message": "poison"}}))
+    options = ("--window=0s", "--payload=summary") if who == "we" else ("--window=0s",)
+    created.append(cluster.patch(namespace, name, {"status": TOO_LARGE if who == "we" else {"message": "poison"}}))
     created += [cluster.create(namespace, f"x-{number}") for number in range(20)]
     poison = resumable.broker.inject(POISON, times=None, on=holding(lambda message: b"poison" in message.data))
-    outcome = resumable.run("--window=0s", sink=sink)
+    outcome = resumable.run(*options, sink=sink)
     told = set(resumable.told)
     prefix = resumable.is_at_the_acknowledged_prefix(before, created)
     poison.withdraw()
-    mended = cluster.patch(namespace, name, {"status": {"phase": "Running", "message": ""}})
-    later = resumable.run("--window=0s", sink=sink)
+    mended = cluster.patch(namespace, name, {"status": MENDED})
+    later = resumable.run(*options, sink=sink)
 
     assert outcome.code == ExitCode.ACTION_NEEDED
     assert id_of(created[100]) in outcome.summary["message"]
