@@ -32,7 +32,7 @@ from job.run.deadline import DRAIN, LISTING, Deadline
 from job.run.listing import MOST_LISTINGS, WHOLE_PAGE
 from job.run.publish import DeadLetters, Publisher
 from job.run.relist import Diff, WentBack
-from job.run.watermark import Position
+from job.run.watermark import Position, Watermark
 from job.selector import Selector
 from job.settings import Address
 
@@ -155,21 +155,26 @@ def backfill(
     return report
 
 
-class _MovingLedger(Ledger):
-    """A ledger of no checkpoint: what is stored counts, also behind what is not, and gives the backfill more time."""
-
-    def __init__(self, scope: Scope, deadline: Deadline) -> None:
-        super().__init__(Checkpoint(scope))
-        self._deadline = deadline
+class _NoLine(Watermark[Effect]):
+    """Where there is no checkpoint, an effect takes place as soon as its own position is done."""
 
     def enter(self, effect: Effect, *, done: bool = False) -> Position[Effect]:
         return Position(effect, done=done)
 
+    def rise(self, done: Iterable[Position[Effect]] = ()) -> Iterator[Effect]:
+        return (position.effect for position in done)
+
+
+class _MovingLedger(Ledger):
+    """A ledger of no checkpoint. Whatever the sink has stored gives the backfill more time."""
+
+    def __init__(self, scope: Scope, deadline: Deadline) -> None:
+        super().__init__(Checkpoint(scope))
+        self._watermark = _NoLine()
+        self._deadline = deadline
+
     def acknowledge(self, positions: Iterable[Position[Effect]] = ()) -> None:
-        with self._lock:
-            if not self._closed:
-                for position in positions:
-                    self._apply(position.effect)
+        super().acknowledge(positions)
         self._deadline.renew()
 
 

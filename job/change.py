@@ -13,9 +13,6 @@ from enum import StrEnum
 
 import msgspec
 
-LONGEST_PHASE = 63
-"""Characters: those of a label, as Argo writes one with it. What is longer is none, since attributes have a limit."""
-
 
 class Kind(StrEnum):
     """What happened to an object, from the point of view of who reads the sink."""

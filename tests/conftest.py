@@ -206,9 +206,8 @@ def gcs(pytestconfig: pytest.Config) -> Iterator[GcsServer]:
         yield server
 
 
-@pytest.fixture(params=["ours", "fake-gcs-server"])
+@pytest.fixture(params=["gcs", "fake_gcs_server"], ids=["ours", "fake-gcs-server"])
 def any_gcs(request: pytest.FixtureRequest) -> GcsServer | FakeGcsServer:
     """Both, one after the other."""
-    name = "gcs" if request.param == "ours" else "fake_gcs_server"
-    server: GcsServer | FakeGcsServer = request.getfixturevalue(name)
+    server: GcsServer | FakeGcsServer = request.getfixturevalue(request.param)
     return server

@@ -10,10 +10,10 @@ import re
 
 import msgspec
 
-from job.change import LONGEST_PHASE, Change, Kind, Known, Object
+from job.change import Change, Kind, Known, Object
 
 ENDS = frozenset({"Succeeded", "Failed", "Error"})
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_RFC_3339 = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d))"')
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -37,10 +37,9 @@ class Transition(msgspec.Struct, frozen=True):
 
 
 class _Status(msgspec.Struct, rename="camel", gc=False):
-    phase: str | None = None
-    started_at: object = None
+    started_at: msgspec.Raw = msgspec.Raw()
     """Of a resource that is not Argo's it may be anything."""
-    finished_at: object = None
+    finished_at: msgspec.Raw = msgspec.Raw()
 
 
 class _Thing(msgspec.Struct, gc=False):
@@ -57,7 +56,7 @@ def passage(change: Change, before: Known | None) -> tuple[Transition | None, Kn
     was told last until it enters another one, or the same one at another time.
     """
     thing, last = change.object, before or Known("", "", 0)
-    phase, at = _moment(thing.data)
+    phase, at = _moment(thing)
     if change.kind is Kind.DELETED:
         final = phase or last.phase
         transition: Transition | None = Transition(last.phase, final=final if final in ENDS else None)
@@ -72,17 +71,14 @@ def passage(change: Change, before: Known | None) -> tuple[Transition | None, Kn
 
 def entered(thing: Object) -> Known:
     """What is known of an object that is taken for told."""
-    phase, at = _moment(thing.data) if thing.data else ("", "")
+    phase, at = _moment(thing)
     return Known(thing.namespace, thing.name, thing.version, phase or None, at=at)
 
 
-def _moment(data: bytes) -> tuple[str, str]:
-    """The phase that an object is in, and since when; empty where its status does not say, or is of another form."""
-    try:
-        status = _thing(data).status
-    except msgspec.ValidationError:
+def _moment(thing: Object) -> tuple[str, str]:
+    """The phase that an object is in, and since when; empty where its status does not say, or in another form."""
+    if not thing.phase:
         return "", ""
-    if status is None or not status.phase or len(status.phase) > LONGEST_PHASE:
-        return "", ""
-    at = status.finished_at if status.phase in ENDS else status.started_at
-    return status.phase, at if isinstance(at, str) and _RFC_3339.fullmatch(at) else ""
+    status = _thing(thing.data).status or _Status()
+    at = _RFC_3339.fullmatch(status.finished_at if thing.phase in ENDS else status.started_at)
+    return thing.phase, at[1].decode() if at else ""

@@ -263,10 +263,9 @@ class Publisher:
             took = took or len(refused) + len(behind) < len(batch)
             keys |= {message.key for (_, message), _ in refused}
             with self._keeping:
-                # It may be the sink that must be mended, and not they (R14). One that has taken something in this run
-                # must first refuse what is behind, too.
-                idle = self._done <= self._kept
-                at_fault = (idle or not behind) and (len(keys) > 1 or (idle and self._kept > 0))
+                # It may be the sink that must be mended, and not they (R14).
+                several, fresh = len(keys) > 1, self._done <= self._kept  # it has taken nothing in this run
+                at_fault = (several or self._kept > 0) if fresh else (several and not behind)
                 everything = at_fault and not took
                 if not self._dead_letters or everything:
                     raise _refusal([error for _, error in refused], everything=everything)

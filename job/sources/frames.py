@@ -10,9 +10,12 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from job.change import LONGEST_PHASE, Kind, Object
+from job.change import Kind, Object
 from job.payload.object import trim
 from job.ports import Bookmark, Event, Failure, Frame, Page
+
+_LONGEST_PHASE = 63
+"""Characters: those of a label, as Argo writes one with it. What is longer is none, since attributes have a limit."""
 
 
 class _Annotations(Struct, gc=False):
@@ -194,7 +197,7 @@ def _object(thing: _Thing | _Phaseless, text: bytes, start: int = 0, end: int | 
     """The object whose JSON is `text[start:end]`; empty where only metadata were asked for."""
     about = thing.metadata
     phase = thing.status.phase if isinstance(thing.status, _Status) else None
-    if phase and len(phase) > LONGEST_PHASE:
+    if phase and len(phase) > _LONGEST_PHASE:
         phase = None
     data = b""
     if text:

@@ -201,10 +201,16 @@ def test_a_broker_that_is_never_there_is_temporary(subscription: MemorySubscript
 
 def test_the_end_waits_for_a_pull_before_it_judges_the_broker(subscription: MemorySubscription) -> None:
     """The only pull of a short window is answered, or not, when the window is over."""
-    assert Run(subscription, FakeCommands(), window=0.1).finish().error is None
-    subscription.before_pull = lambda: time.sleep(1)
-    subscription.fail("pull", AWAY)
-    assert Run(subscription, FakeCommands(), window=0.1).finish().error is AWAY
+    for answer in (None, AWAY):
+        asked, answered = threading.Event(), threading.Event()
+        subscription.before_pull = lambda begun=asked, allowed=answered: begun.set() or allowed.wait(60)  # type: ignore[misc]
+        if answer:
+            subscription.fail("pull", answer)
+        run = Run(subscription, FakeCommands(), window=0.1)
+        assert asked.wait(60)
+        wait_until(lambda ending=run.consumer: ending._killing, SOON, "the end")  # type: ignore[misc]  # noqa: SLF001
+        answered.set()
+        assert run.finish().error is answer
 
 
 def test_the_end_gives_back_what_waits_and_waits_for_what_runs(subscription: MemorySubscription) -> None:

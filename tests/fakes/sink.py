@@ -29,6 +29,8 @@ class Answer(Enum):
     """The first half is stored, then the connection breaks."""
     PARTLY = auto()
     """The messages of the first key are stored, and the sink says so; it does not know about the others."""
+    FIRST = auto()
+    """Only the first message is stored, and the sink says so; it does not know about the others."""
     BARRED = auto()
     """The messages of the first key are stored; a person must act before any other is."""
     REFUSED = auto()
@@ -137,12 +139,14 @@ class MemorySink:
         if answer is Answer.REFUSED:
             raise Refused(message, [each.id for _, each in named])
         first = [(name, each) for name, each in named if each.key == named[0][1].key]
+        if answer is Answer.FIRST:
+            first = first[:1]
         stored = {Answer.STORED: named, Answer.LOST: named, Answer.HALF: named[: len(named) // 2]}
-        stored[Answer.PARTLY] = stored[Answer.BARRED] = first
+        stored |= dict.fromkeys([Answer.PARTLY, Answer.FIRST, Answer.BARRED], first)
         with self._lock:
             if kept := [each for name, each in stored.get(answer, []) if self._is_new(name)]:
                 self.batches.append((lane, kept))
-        if answer is Answer.PARTLY:
+        if answer in {Answer.PARTLY, Answer.FIRST}:
             raise Partly([each.id for _, each in first], Unavailable(message))
         if answer is Answer.BARRED:
             raise Partly([each.id for _, each in first], Forbidden(message))

@@ -8,13 +8,19 @@ import pytest
 
 from job.change import Change, Kind, Known, Object, Provenance
 from job.payload.transition import Transition, entered, passage
+from job.ports import Event
+from job.sources import frames
 
 T1, T2 = "2026-11-27T08:00:00Z", "2026-11-27T08:01:00Z"
 
 
 def change(status: object, kind: Kind = Kind.MODIFIED) -> Change:
-    data = json.dumps({"metadata": {}, **({"status": status} if status is not None else {})}).encode()
-    return Change(kind, Object("uid", "argo", "a", 7, data=data), Provenance.OBSERVED)
+    """As a watch has it."""
+    metadata = {"uid": "uid", "namespace": "argo", "name": "a", "resourceVersion": "7"}
+    thing = {"metadata": metadata, **({"status": status} if status is not None else {})}
+    event = frames.frame(json.dumps({"type": "MODIFIED", "object": thing}).encode())
+    assert isinstance(event, Event)
+    return Change(kind, event.object, Provenance.OBSERVED)
 
 
 def known(phase: str | None, at: str = "") -> Known:

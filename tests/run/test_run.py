@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from unittest import mock
 
 import pytest
 
 from job.change import Known, Reason
 from job.errors import ExitCode, Refused, Unavailable
-from job.ports import Identity, Page, Patience, Query
+from job.ports import Identity
 from job.run.summary import Summary
 from job.settings import Initial
 from tests.fakes.crash import Crash, Killed
 from tests.fakes.sink import Answer
-from tests.fakes.source import ModelSource
 from tests.fakes.store import Save
 from tests.run import promises
 from tests.run.scene import Scene
@@ -433,19 +431,17 @@ def test_what_a_person_must_mend_outweighs_what_passes_by_itself(scene: Scene) -
     scene.sink.poison = lambda message: message.attributes["subject"] == "argo/refused"
     gone = threading.Event()
     scene.sink.before = lambda _: gone.wait(60)
-    probe = ModelSource.list
 
-    def leave(source: ModelSource, query: Query, patience: Patience | None = None) -> Page:
-        if not scene.cluster.watches:
-            return probe(source, query, patience)
-        gone.set()
-        message = "the API server is away"
-        raise Unavailable(message)
+    def leave() -> None:
+        if scene.cluster.watches:
+            gone.set()
+            message = "the API server is away"
+            raise Unavailable(message)
 
     scene.cluster.watches.clear()
     scene.cluster.while_watched.append(scene.cluster.break_watches)
-    with mock.patch.object(ModelSource, "list", leave):
-        summary = scene.run()
+    scene.cluster.while_listed.extend([leave] * 20)
+    summary = scene.run()
 
     assert (summary.exit_code, type(summary.error)) == (ExitCode.ACTION_NEEDED, Refused)
 
