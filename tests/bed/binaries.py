@@ -24,8 +24,13 @@ _BED = Path(__file__).parent
 _CLOUD = _BED / "cloud"
 _ARGO = _BED / "argo"
 _BENCHMARKS = _BED.parent / "benchmarks"
+_SCORE = _BED / "score"
 _PACKAGES = {
     "kube-apiserver": (_BED, "k8s.io/kubernetes/cmd/kube-apiserver"),
+    "kube-controller-manager": (_BED, "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    "kube-scheduler": (_BED, "k8s.io/kubernetes/cmd/kube-scheduler"),
+    "kubectl": (_BED, "k8s.io/kubernetes/cmd/kubectl"),
+    "kubelet": (_BED, "k8s.io/kubernetes/cmd/kubelet"),
     "etcd": (_BED, "go.etcd.io/etcd/server/v3"),
     "pstest": (_CLOUD, "./pstest"),
     "fake-gcs-server": (_CLOUD, "github.com/fsouza/fake-gcs-server"),
@@ -33,6 +38,7 @@ _PACKAGES = {
     "argo-controller": (_ARGO, "./controller"),
     "replay": (_BENCHMARKS, "./replay"),
     "informer": (_BENCHMARKS, "./informer"),
+    "kube-score": (_SCORE, "github.com/zegl/kube-score/cmd/kube-score"),
 }
 """Each program, the module that pins it, and the package in it."""
 # Without these the server calls itself v0.0.0-master+$Format at /version, and clients take decisions by that.
@@ -64,6 +70,26 @@ def kube_apiserver() -> Binary:
     return _find("kube-apiserver")
 
 
+def kube_controller_manager() -> Binary:
+    """Find or build the program of the controllers: CronJobs, Jobs, service accounts."""
+    return _find("kube-controller-manager")
+
+
+def kube_scheduler() -> Binary:
+    """Find or build the scheduler's program."""
+    return _find("kube-scheduler")
+
+
+def kubelet() -> Binary:
+    """Find or build the program that runs pods on a node."""
+    return _find("kubelet")
+
+
+def kubectl() -> Binary:
+    """Find or build the people's program."""
+    return _find("kubectl")
+
+
 def etcd() -> Binary:
     """Find or build the program of etcd."""
     return _find("etcd")
@@ -92,6 +118,11 @@ def replay() -> Binary:
 def informer() -> Binary:
     """Find or build the watcher that the benchmarks compare with: client-go and Google's Pub/Sub client."""
     return _find("informer")
+
+
+def kube_score() -> Binary:
+    """Find or build the linter of manifests."""
+    return _find("kube-score")
 
 
 def argo_crds() -> list[Path]:

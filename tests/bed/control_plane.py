@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from tests.bed import binaries
 from tests.bed.api import ClusterError, Query
 from tests.bed.cluster import WORKFLOWS, Cluster
-from tests.bed.credentials import Credentials
+from tests.bed.credentials import SERVICE, Credentials
 from tests.bed.etcd import Etcd
 from tests.bed.process import Server, ServerCrashedError, free_port
 from tests.bed.waiting import wait_until
@@ -22,6 +22,7 @@ from tests.bed.waiting import wait_until
 Started = TypeVar("Started")
 _log = logging.getLogger(__name__)
 
+_HTTPS = 443
 _TOKEN_HOURS = 24
 _CONFLICT = 409
 _GONE = 410
@@ -39,17 +40,21 @@ class ControlPlane:
     Tests of one module can share one, with a namespace each; those that restart, rewind or compact want their own.
     """
 
-    def __init__(self, folder: Path, *, api_flags: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, api_flags: Sequence[str] = (), for_pods: bool = False) -> None:
         """Prepare a control plane in `folder`, with further flags for the API server; nothing runs yet.
 
+        `for_pods` is for the network of `tests.bed.node`: it listens on port 443 of every address, and wants the
+        service accounts that a controller makes.
         With `--etcd-compaction-interval=3s` it compacts by itself: a version can be listed for 3 to 6 s, and for up to
         15 s more where its cache answers, as it does unless the list is of one name in one namespace.
         """
         self.folder = folder
         self.url = ""
         self._api_flags = tuple(api_flags)
+        self._for_pods = for_pods
         self._credentials = Credentials(folder)
         self.ca_file = self._credentials.ca_file
+        self.signing_key_file = self._credentials.signing_key_file
         self._etcd: Etcd | None = None
         self._api: Server | None = None
         self._snapshots = 0
@@ -232,7 +237,7 @@ class ControlPlane:
         _on_free_ports(start)
 
     def _start_new_api(self) -> tuple[str, Server]:
-        port = free_port()
+        port = _HTTPS if self._for_pods else free_port()
         url = f"https://127.0.0.1:{port}"
         server = Server(self._api_command(port), self.folder / f"kube-apiserver-{port}.log")
         self._start_api(server, url)
@@ -253,7 +258,7 @@ class ControlPlane:
         return [
             str(binaries.kube_apiserver().path),
             *("--etcd-servers", self._etcd.url),
-            *("--bind-address", "127.0.0.1"),
+            *("--bind-address", "0.0.0.0" if self._for_pods else "127.0.0.1"),
             *("--secure-port", str(port)),
             # It would advertise its address to pods, and refuses a loopback one.
             *("--endpoint-reconciler-type", "none"),
@@ -265,8 +270,8 @@ class ControlPlane:
             *("--service-account-key-file", str(self._credentials.signing_key_file)),
             *("--service-account-signing-key-file", str(self._credentials.signing_key_file)),
             # It wants the default service account, which a controller would have made.
-            *("--disable-admission-plugins", "ServiceAccount"),
-            *("--service-cluster-ip-range", "10.96.0.0/24"),
+            *([] if self._for_pods else ["--disable-admission-plugins", "ServiceAccount"]),
+            *("--service-cluster-ip-range", f"{SERVICE}/24"),
             *self._api_flags,
         ]
 

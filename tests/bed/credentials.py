@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import trustme
 import yaml
 
+SERVICE = "10.96.0.1"
+"""The address of the Service `kubernetes`, the first of the range, under which pods look for the API server."""
 # The groups of each user; those without have no rights until a test binds them.
 _USERS = {"admin": "system:masters", "watcher": "", "watcher2": "", "nobody": ""}
 
@@ -29,7 +31,7 @@ class Credentials:
         """Write what the API server reads, with a new CA."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.ca_file)
-        certificate = authority.issue_cert("127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc")
+        certificate = authority.issue_cert("127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc", SERVICE)
         certificate.private_key_and_cert_chain_pem.write_to_path(self.certificate_file)
         # Any key will do to sign the service accounts' tokens; a certificate's is one that trustme makes.
         authority.issue_cert("service-accounts").private_key_pem.write_to_path(self.signing_key_file)

@@ -20,8 +20,9 @@ _OK = 200
 class FakeGcsServer:
     """The server with its log in `folder`; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.url = ""
+        self._host = host
         self._log = folder / "fake-gcs-server.log"
         self._binary = binaries.fake_gcs_server()
         self._server: Server | None = None
@@ -57,11 +58,11 @@ class FakeGcsServer:
             raise RuntimeError(message)
 
     def _start(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{self._host}:{port}"
         self._server = Server(
             [
                 str(self._binary.path),
-                *("-scheme", "http", "-host", "127.0.0.1", "-port", str(port)),
+                *("-scheme", "http", "-host", self._host, "-port", str(port)),
                 # Where it sends the further requests of a resumable upload.
                 *("-external-url", self.url),
                 *("-backend", "memory"),

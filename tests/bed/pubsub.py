@@ -115,20 +115,22 @@ def _sdk_folders() -> Iterator[Path]:
 class PubSub:
     """One server with the administrator's hand on it; a context manager. What it knew is gone when it is stopped."""
 
-    def __init__(self, name: str, command: Callable[[int], list[str]], says: re.Pattern[str], log: Path) -> None:
+    def __init__(
+        self, name: str, host: str, command: Callable[[int], list[str]], says: re.Pattern[str], log: Path
+    ) -> None:
         """`command` is given a free port; `says` finds the port in the log of a server that is ready."""
         self.name = name
         """Which server it is, for people."""
         self.address = ""
         """Host and port, for an insecure channel; another after each start."""
-        self._command, self._says, self._log = command, says, log
+        self._host, self._command, self._says, self._log = host, command, says, log
         self._server: Server | None = None
         self._channels: list[grpc.Channel] = []
         self._publisher: PublisherClient | None = None
         self._subscriber: SubscriberClient | None = None
 
     @classmethod
-    def official(cls, folder: Path) -> Self | None:
+    def official(cls, folder: Path, host: str = "127.0.0.1") -> Self | None:
         """Prepare Google's emulator, with its log in `folder`; None where the machine has none."""
         jar = official_emulator()
         if jar is None:
@@ -136,21 +138,22 @@ class PubSub:
         version = re.sub(r"^cloud-pubsub-emulator-|-all$", "", jar.stem)
 
         def command(port: int) -> list[str]:
-            return ["java", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
+            return ["java", "-jar", str(jar), f"--host={host}", f"--port={port}"]
 
         says = re.compile(r"Server started, listening on (\d+)\n")
-        return cls(f"Google's Pub/Sub emulator {version}", command, says, folder / "pubsub-emulator.log")
+        return cls(f"Google's Pub/Sub emulator {version}", host, command, says, folder / "pubsub-emulator.log")
 
     @classmethod
-    def pstest(cls, folder: Path) -> Self:
+    def pstest(cls, folder: Path, host: str = "127.0.0.1") -> Self:
         """Prepare pstest, with its log in `folder`."""
         program = binaries.pstest()
         # Of a program from elsewhere the version is not known.
         version = f" {_pinned_version()}" if "pinned" in program.origin else ""
         return cls(
             f"pstest{version} ({program.origin})",
-            lambda _: [str(program.path)],  # it chooses the port itself
-            re.compile(r"^127\.0\.0\.1:(\d+)\n"),
+            host,
+            lambda _: [str(program.path), host],  # it chooses the port itself
+            re.compile(rf"^{re.escape(host)}:(\d+)\n"),
             folder / "pstest.log",
         )
 
@@ -252,7 +255,7 @@ class PubSub:
         def ready() -> bool:
             said = self._says.search(self._log.read_bytes()[before:].decode(errors="replace"))
             if said:
-                self.address = f"127.0.0.1:{said[1]}"
+                self.address = f"{self._host}:{said[1]}"
             return said is not None
 
         server.start()

@@ -10,9 +10,9 @@ import (
 	"cloud.google.com/go/pubsub/v2/pstest"
 )
 
-// It listens on a free port of 127.0.0.1 and prints the address as its first line.
+// It listens on a free port of the given address and prints both as its first line.
 func main() {
-	server := pstest.NewServer()
+	server := pstest.NewServerWithAddress(os.Args[1] + ":0")
 	defer server.Close()
 	fmt.Println(server.Addr)
 

@@ -1,0 +1,278 @@
+"""A real node: the controllers, the scheduler, a kubelet, and containerd, which runs containers with runc.
+
+`python -m tests.bed.node COMMAND…`, as root, runs a command where `Node` can be used: in a network, with mounts and
+process ids of its own. When the command ends, every process, mount and container of it is gone; what the kernel keeps
+for all (cgroups, three settings) is put back.
+
+In that network there is a bridge and nothing else: no way out, no kube-proxy, no DNS. The bridge has the node's address
+and that of the Service `kubernetes`, so that pods reach the API server as everywhere; whatever else they are to reach
+listens on `ADDRESS`. There is nobody who would enforce a NetworkPolicy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from tests.bed import binaries, image
+from tests.bed.api import ClusterError
+from tests.bed.control_plane import ControlPlane
+from tests.bed.credentials import SERVICE
+from tests.bed.image import Image
+from tests.bed.process import Server
+from tests.bed.waiting import wait_until
+
+ADDRESS = "10.88.0.1"
+"""The node's, on the bridge."""
+NAME = "n1"
+
+_log = logging.getLogger(__name__)
+_BRIDGE = "cni0"
+_PLUGINS = Path("/usr/lib/cni")
+_PROGRAMS = {"containerd": "containerd", "runc": "runc", "ip": "iproute2", "unshare": "util-linux"}
+"""What it takes, and Debian's package of it."""
+_SOCKET = "/run/containerd/containerd.sock"
+_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
+"""Folders that cannot be chosen: each is one of ours here."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP = "workflow-watcher-bed"
+_SETTINGS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
+"""What a kubelet sets for the whole machine."""
+_READY = timedelta(seconds=90)
+# The last command of `sh` would take its place: as the first process of all, this one has to wait for the orphans.
+_INIT = ("bash", "-c", '"$@"; exit $?', "bash")
+
+
+class Node:
+    """A cluster of one node, with its files in `folder` and these images on it; a context manager."""
+
+    def __init__(self, folder: Path, images: Sequence[Image], *, api_flags: Sequence[str] = ()) -> None:
+        self.plane = ControlPlane(
+            folder / "control-plane", api_flags=["--advertise-address", ADDRESS, *api_flags], for_pods=True
+        )
+        self._folder = folder
+        self._images = images
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        began = time.monotonic()
+        if [name for _, name in socket.if_nameindex()] != ["lo"]:
+            message = "this is the machine's own network: run the tests by `python -m tests.bed.node COMMAND…`"
+            raise RuntimeError(message)
+        _make_network()
+        _make_folders(self._folder)
+        try:
+            containerd = self._start("containerd", "--config", _written(self._folder / "containerd.toml", _containerd(self._folder)))
+            containerd.wait_until_ready(lambda: _ctr("version"))
+            for each in self._images:
+                _ctr(*each.import_command, check=True)
+            self.plane.start()
+            self._start_controllers()
+            self._start_kubelet()
+            with self.plane.cluster() as admin:
+                wait_until(lambda: _is_ready(admin.request("GET", "/api/v1/nodes")), _READY, "the node to be ready")
+        except BaseException:
+            self.__exit__()
+            raise
+        _log.info("bed.node.ready seconds=%.1f", time.monotonic() - began)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._servers:
+            self._servers.pop().kill()
+        self.plane.stop()
+
+    def log_tails(self) -> str:
+        """The last lines of each server's log."""
+        return "\n".join(f"--- {server.name}\n{server.log_tail()}" for server in self._servers)
+
+    def _start_controllers(self) -> None:
+        kubeconfig = ["--kubeconfig", str(self.plane.kubeconfig())]
+        self._start(
+            str(binaries.kube_controller_manager().path),
+            *kubeconfig,
+            *("--leader-elect=false", "--use-service-account-credentials=true"),
+            *("--service-account-private-key-file", str(self.plane.signing_key_file)),
+            *("--root-ca-file", str(self.plane.ca_file)),
+        )
+        self._start(str(binaries.kube_scheduler().path), *kubeconfig, "--leader-elect=false")
+
+    def _start_kubelet(self) -> None:
+        config = _written(self._folder / "kubelet.json", json.dumps(_kubelet(self._folder)))
+        kubelet = [str(binaries.kubelet().path), "--config", config, "--kubeconfig", str(self.plane.kubeconfig())]
+        kubelet += ["--hostname-override", NAME, "--node-ip", ADDRESS, "--root-dir", str(self._folder / "kubelet")]
+        self._start(*kubelet)
+
+    def _start(self, *command: str) -> Server:
+        server = Server(command, self._folder / f"{Path(command[0]).name}.log")
+        server.start()
+        self._servers.append(server)
+        return server
+
+
+def missing() -> list[str]:
+    """What this machine lacks, in words; nothing if it can be a node, and build the image."""
+    lacking = [f"{program} (apt-get install {package})" for program, package in _PROGRAMS.items() if not _has(program)]
+    if not (_PLUGINS / "bridge").exists():
+        lacking.append(f"{_PLUGINS}/bridge (apt-get install containernetworking-plugins)")
+    return lacking + image.missing()
+
+
+def _has(program: str) -> bool:
+    return shutil.which(program) is not None
+
+
+def _make_network() -> None:
+    commands = [
+        "link set lo up",
+        f"link add {_BRIDGE} type bridge",
+        f"address add {ADDRESS}/16 dev {_BRIDGE}",
+        f"address add {SERVICE}/32 dev {_BRIDGE}",
+        f"link set {_BRIDGE} up",
+        # Servers that ask which address is theirs ask for this route.
+        f"route add default dev {_BRIDGE}",
+    ]
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+def _make_folders(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _FIXED:
+        ours = folder / path.strip("/").replace("/", "-")
+        ours.mkdir()
+        Path(path).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--bind", str(ours), path], check=True)
+    # The plug-ins mount a pod's network here, for containers that start later to see.
+    subprocess.run(["mount", "--make-shared", "/run/netns"], check=True)
+    network = {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": _BRIDGE,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": "10.88.0.0/16", "gateway": ADDRESS}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }
+        ],
+    }
+    (folder / "cni").mkdir()
+    _written(folder / "cni" / "pods.conflist", json.dumps(network))
+    _written(folder / "resolv.conf", "nameserver 127.0.0.1\n")
+
+
+def _written(file: Path, text: str) -> str:
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def _containerd(folder: Path) -> str:
+    cri = 'plugins."io.containerd.grpc.v1.cri"'
+    return f"""\
+version = 2
+root = "{folder}/containerd"
+state = "/run/containerd/state"
+[grpc]
+  address = "{_SOCKET}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{folder}/opt"
+[{cri}]
+  sandbox_image = "{image.PAUSE}"
+  disable_apparmor = true
+  # A sandbox may lack the capability to lower it.
+  restrict_oom_score_adj = true
+[{cri}.cni]
+  bin_dir = "{_PLUGINS}"
+  conf_dir = "{folder}/cni"
+[{cri}.containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+"""
+
+
+def _kubelet(folder: Path) -> dict[str, object]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": ADDRESS,
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{_CGROUP}",
+        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+        "enforceNodeAllocatable": [],
+        # The disk is the machine's, and may be nearly full without hurting anybody here.
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "imageGCHighThresholdPercent": 100,
+        "makeIPTablesUtilChains": False,
+        "oomScoreAdj": 0,
+        "resolvConf": f"{folder}/resolv.conf",
+    }
+
+
+def _ctr(*arguments: str, check: bool = False) -> bool:
+    command = ["ctr", "--address", _SOCKET, "--namespace", "k8s.io", *arguments]
+    return subprocess.run(command, check=check, capture_output=not check).returncode == 0
+
+
+def _is_ready(nodes: dict[str, list[dict[str, dict[str, list[dict[str, str]]]]]]) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for node in nodes["items"]
+        for condition in node["status"]["conditions"]
+    )
+
+
+@contextmanager
+def _kernel_state() -> Iterator[None]:
+    """Make the cgroups of the pods, and put back afterwards what is not of one network, mount or process."""
+    files = [Path("/proc/sys", name) for name in _SETTINGS]
+    before = [file.read_text() for file in files]
+    for hierarchy in _hierarchies():
+        (hierarchy / _CGROUP).mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        for file, text in zip(files, before, strict=True):
+            file.write_text(text)
+        for hierarchy in _hierarchies():
+            for cgroup, _, _ in os.walk(hierarchy / _CGROUP, topdown=False):
+                with suppress(OSError):  # a process of it may not be quite gone
+                    Path(cgroup).rmdir()
+
+
+def _hierarchies() -> list[Path]:
+    """The mounts of cgroups: one, or in the first version one for each controller."""
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return [_CGROUPS]
+    return [folder for folder in _CGROUPS.iterdir() if folder.is_dir() and not folder.is_symlink()]
+
+
+def main(command: Sequence[str]) -> int:
+    """Run a command where a node can be, and return its exit code; 1 with a word of what is missing where none can."""
+    if lacking := missing():
+        sys.stderr.write(f"there can be no node here; missing: {'; '.join(lacking)}\n")
+        return 1
+    apart = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with _kernel_state():
+        return subprocess.run([*apart, *_INIT, *command], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
