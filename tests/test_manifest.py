@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
+import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-import urllib3
 import yaml
 from typer.core import TyperGroup
 
@@ -24,7 +23,7 @@ from job.errors import ExitCode, UsageError
 from job.logs import LogFormat
 from job.payload import Payload
 from job.ports import Identity
-from job.run.deadline import CATCH_UP, DRAIN, LISTING, SAVE
+from job.run.deadline import DRAIN, SAVE
 from job.selector import Selector
 from job.settings import (
     Initial,
@@ -35,79 +34,54 @@ from job.settings import (
     parse_window,
 )
 from job.sources.connection import SERVICE_ACCOUNT
+from tests.bed import binaries
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
-from tests.bed.waiting import wait_until
+from tests.manifest import (
+    CREATED,
+    FILLED_IN,
+    MANIFEST,
+    SHIPPED,
+    START,
+    Clocks,
+    Object,
+    Shape,
+    Trial,
+    backfill_job,
+    collection,
+    container,
+    deploy,
+    environment,
+    job,
+    objects,
+    one,
+    optional_objects,
+    pod,
+    pod_spec,
+    shapes,
+    started_by,
+    under_restricted,
+    wait_for_right,
+)
 from tests.program import Program
 from tests.wire.told import id_of, ids
 
-Object = dict[str, Any]
-
-MANIFEST = Path(__file__).parent.parent / "cronjob.yaml"
-FILLED_IN = {
-    "GOOGLE_SERVICE_ACCOUNT": "watcher@some-project.iam.gserviceaccount.com",
-    "IMAGE_BY_DIGEST": f"workflow-watcher@sha256:{'0' * 64}",
-    "CLUSTER_NAME": "prod-eu",
-    "SINK_URL": "pubsub://some-project/workflow-changes",
-    "CHECKPOINT_URL": "gs://some-bucket/workflow-watcher/",
-}
 NOT_IN_A_POD = {"WATCHER_KUBECONFIG", "WATCHER_CONTEXT"}
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-COLLECTIONS = {
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-    "Pod": "/api/v1/namespaces/{}/pods",
-    "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
-    "Job": "/apis/batch/v1/namespaces/{}/jobs",
-    "Role": RBAC + "/namespaces/{}/roles",
-    "RoleBinding": RBAC + "/namespaces/{}/rolebindings",
-    "ClusterRole": RBAC + "/clusterroles",
-    "ClusterRoleBinding": RBAC + "/clusterrolebindings",
-}
-
-PERIOD = 60
-START = 20
-"""Seconds that a pod may take until the program runs: scheduling, pulling the image, importing."""
 SLACK = 10
 """Seconds between what the program promises and what Kubernetes enforces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the API server said to an object; nothing is kept of it."""
-
-    status: int
-    message: str
-    warnings: list[str]
-
-
-class Trial:
-    """The API server's opinion, by dry run, in one namespace; unknown and doubled fields are errors."""
-
-    def __init__(self, control_plane: ControlPlane, namespace: str, pool: urllib3.PoolManager) -> None:
-        self.namespace = namespace
-        self._url = control_plane.url
-        self._token = control_plane.token("admin")
-        self._pool = pool
-
-    def create(self, body: Object) -> Answer:
-        answer = self._pool.request(
-            "POST",
-            f"{self._url}{collection(body, self.namespace)}?dryRun=All&fieldValidation=Strict",
-            json=body,
-            headers={"Authorization": f"Bearer {self._token}"},
-            retries=False,
-        )
-        return Answer(answer.status, answer.json().get("message", ""), answer.headers.getlist("Warning"))
+UNSCORED = {
+    "container-cpu-requests-equal-limits": "a limit for the CPU would throttle the start, which the window pays for",
+    "container-image-pull-policy": "what a digest names cannot change: a registry that is away would cost a run",
+    "container-memory-requests-equal-limits": "the request is what runs take, the limit what the largest may take",
+    "container-resource-requests-equal-limits": "the two above",
+}
+"""What kube-score asks for and does not get, and why."""
 
 
 @pytest.fixture
 def trial(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> Iterator[Trial]:
-    """In a namespace that enforces the Pod Security Standard `restricted`, and warns of controllers against it."""
-    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-    path, patch = f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}
-    cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")
-    with urllib3.PoolManager(ca_certs=str(control_plane.ca_file)) as pool:
-        yield Trial(control_plane, namespace, pool)
+    with under_restricted(control_plane, cluster, namespace) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -171,28 +145,29 @@ class TestApiServer:
         """All objects are accepted without a warning where `restricted` is enforced, unknown fields being errors."""
         answers = [trial.create(body) for body in objects()]
 
-        assert answers == [Answer(201, "", [])] * 4
+        assert answers == [CREATED] * 5
 
     def test_the_optional_objects_are_accepted(self, trial: Trial) -> None:
         """What is commented out is as valid as the rest."""
         bodies = optional_objects(trial.namespace)
 
         assert [body["kind"] for body in bodies] == ["ClusterRole", "ClusterRoleBinding"]
-        assert [trial.create(body) for body in bodies] == [Answer(201, "", [])] * 2
+        assert [trial.create(body) for body in bodies] == [CREATED] * 2
 
-    def test_a_misspelt_field_would_be_refused(self, trial: Trial) -> None:
+    @pytest.mark.parametrize(("kind", "field"), [("CronJob", "startingDeadlineSecond"), ("NetworkPolicy", "egres")])
+    def test_a_misspelt_field_would_be_refused(self, trial: Trial, kind: str, field: str) -> None:
         """The check above finds a field that does not exist."""
-        body = one("CronJob")
-        body["spec"]["startingDeadlineSecond"] = 45
+        body = one(kind)
+        body["spec"][field] = []
 
         answer = trial.create(body)
 
         assert answer.status == 400
-        assert 'unknown field "spec.startingDeadlineSecond"' in answer.message
+        assert f'unknown field "spec.{field}"' in answer.message
 
     def test_the_pod_is_admitted(self, trial: Trial) -> None:
         """The pod that a Job would create is admitted where `restricted` is enforced."""
-        assert trial.create(pod(one("CronJob"))) == Answer(201, "", [])
+        assert trial.create(pod(one("CronJob"))) == CREATED
 
     @pytest.mark.parametrize(
         ("path", "value"),
@@ -244,39 +219,57 @@ class TestApiServer:
         assert sorted(files) == ["ca.crt", "namespace", "token"]
 
 
+@pytest.mark.parametrize("shape", [SHIPPED, *shapes()], ids=lambda shape: shape.name)
 class TestTime:
-    """The clocks of CronJob, Job, pod and program."""
+    """The clocks of CronJob, Job, pod and program, as shipped and in each shape of the README's table."""
 
-    def test_a_run_may_take_the_time_it_promises(self) -> None:
+    def test_a_run_may_take_the_time_it_promises(self, shape: Shape) -> None:
         """The Job is killed only after a slow start and the longest run that the program allows itself."""
-        longest = window() + recover() + LISTING + DRAIN + SAVE
+        clocks = Clocks.of(shape.cron_job)
 
-        assert job()["activeDeadlineSeconds"] >= longest + START
+        assert clocks.deadline == clocks.longest + START
 
-    def test_a_killed_run_may_save(self) -> None:
+    def test_a_killed_run_may_save(self, shape: Shape) -> None:
         """The grace after SIGTERM is enough for the drain and the save."""
-        assert pod_spec(one("CronJob"))["terminationGracePeriodSeconds"] >= DRAIN + SAVE + SLACK
+        assert Clocks.of(shape.cron_job).grace >= DRAIN + SAVE + SLACK
 
-    def test_no_minute_is_lost_to_the_one_before(self) -> None:
-        """Where a run had to be killed with all its grace, the next one still starts, late."""
-        gone = job()["activeDeadlineSeconds"] + pod_spec(one("CronJob"))["terminationGracePeriodSeconds"]
+    def test_no_tick_is_lost_to_the_run_before(self, shape: Shape) -> None:
+        """A window ends before the next tick; after a run that was killed with all its grace, another starts, late."""
+        clocks = Clocks.of(shape.cron_job)
+        late = clocks.gone % clocks.period if clocks.gone > clocks.period else 0
 
-        assert schedule()["schedule"] == "* * * * *"
-        assert gone + SLACK <= PERIOD + schedule()["startingDeadlineSeconds"]
+        assert clocks.window < clocks.period
+        assert late + SLACK <= clocks.late
 
-    def test_never_more_than_one_run_is_owed(self) -> None:
+    def test_never_more_than_one_run_is_owed(self, shape: Shape) -> None:
         """Late ticks do not pile up; and the controller, which looks every ten seconds, cannot miss one."""
-        gone = job()["activeDeadlineSeconds"] + pod_spec(one("CronJob"))["terminationGracePeriodSeconds"]
+        clocks = Clocks.of(shape.cron_job)
 
-        assert 10 <= schedule()["startingDeadlineSeconds"] < PERIOD
-        assert gone < 2 * PERIOD
-        assert schedule()["concurrencyPolicy"] == "Forbid"
+        assert 10 <= clocks.late < clocks.period
+        assert shape.cron_job["spec"]["concurrencyPolicy"] == "Forbid"
 
-    def test_what_is_over_goes_away(self) -> None:
-        """Jobs that are done leave by number and by age."""
-        assert 0 < schedule()["successfulJobsHistoryLimit"] <= 5
-        assert 0 < schedule()["failedJobsHistoryLimit"] <= 5
-        assert job()["ttlSecondsAfterFinished"] > 0
+
+def test_a_minute_that_had_to_be_killed_delays_one_other() -> None:
+    """As shipped, a run is gone before the second tick after its own."""
+    clocks = Clocks.of(one("CronJob"))
+
+    assert clocks.period == 60
+    assert clocks.gone < 2 * clocks.period
+
+
+def test_what_is_over_goes_away() -> None:
+    """Jobs that are done leave by number and by age."""
+    spec = one("CronJob")["spec"]
+
+    assert 0 < spec["successfulJobsHistoryLimit"] <= 5
+    assert 0 < spec["failedJobsHistoryLimit"] <= 5
+    assert job()["ttlSecondsAfterFinished"] > 0
+
+
+def test_the_schedule_is_on() -> None:
+    """Who applies the file as it is starts the schedule; the word that suspends it stands there once, for sed."""
+    assert one("CronJob")["spec"]["suspend"] is False
+    assert MANIFEST.read_text().count("suspend: false") == 1
 
 
 def test_the_exit_code_decides_who_acts() -> None:
@@ -300,7 +293,9 @@ class TestRights:
 
     def test_the_manifest_has_these_objects(self) -> None:
         """There is no Namespace, which would take the Workflows along, and no object names one, so that `-n` does."""
-        assert [body["kind"] for body in objects()] == ["ServiceAccount", "CronJob", "Role", "RoleBinding"]
+        kinds = ["ServiceAccount", "CronJob", "Role", "RoleBinding", "NetworkPolicy"]
+
+        assert [body["kind"] for body in objects()] == kinds
         assert {body["metadata"]["name"] for body in objects()} == {"workflow-watcher"}
         assert [body for body in objects() if "namespace" in body["metadata"]] == []
 
@@ -343,6 +338,62 @@ class TestRights:
         assert None not in (identified.saved.identity.cluster, identified.saved.identity.definition)
 
 
+class TestNetwork:
+    """With whom the pod may speak."""
+
+    def test_the_policy_is_about_the_pods(self) -> None:
+        """It selects what the CronJob starts, and every other object has the same label."""
+        labels = one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+        template = one("CronJob")["spec"]["jobTemplate"]
+
+        assert labels.items() <= pod(one("CronJob"))["metadata"]["labels"].items()
+        assert template["metadata"]["labels"] == labels
+        assert [body["metadata"]["labels"] for body in objects()] == [labels] * 5
+
+    def test_nobody_may_call(self) -> None:
+        """Both directions are restricted, and of those who come in nobody is let in."""
+        spec = one("NetworkPolicy")["spec"]
+
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert "ingress" not in spec
+
+    def test_a_run_reaches_what_it_needs(self) -> None:
+        """Names, HTTPS and the API server are open to all addresses, the metadata server's ports to its two alone."""
+        assert reachable() == {
+            ("0.0.0.0/0", "UDP", 53),
+            ("0.0.0.0/0", "TCP", 53),
+            ("0.0.0.0/0", "TCP", 443),
+            ("0.0.0.0/0", "TCP", 6443),
+            ("169.254.169.254/32", "TCP", 80),
+            ("169.254.169.252/32", "TCP", 988),
+        }
+        assert all(IPv4Network(network) for network, *_ in reachable())
+
+
+class TestScore:
+    """What kube-score, a linter of manifests, makes of it."""
+
+    def test_nothing_is_left_to_improve_without_a_reason(self) -> None:
+        """All checks pass, the optional ones too, but for those that have a reason here."""
+        assert scored([*objects(), backfill_job()]) == set(UNSCORED)
+
+    @pytest.mark.parametrize(
+        ("kind", "check"),
+        [("NetworkPolicy", "pod-networkpolicy"), ("CronJob", "networkpolicy-targets-pod")],
+    )
+    def test_what_is_missing_would_be_found(self, kind: str, check: str) -> None:
+        """The check above finds a manifest that lacks an object."""
+        assert check in scored([body for body in objects() if body["kind"] != kind])
+
+    def test_a_pod_without_limits_would_be_found(self) -> None:
+        """The check above finds what belongs into a container and is not there."""
+        bodies = objects()
+        (found,) = pod_spec(bodies[1])["containers"]
+        del found["resources"]["limits"]
+
+        assert {"container-resources", "container-ephemeral-storage-request-and-limit"} <= scored(bodies)
+
+
 class TestBackfill:
     """A Job for all that exists, made from the CronJob by variables only."""
 
@@ -357,7 +408,7 @@ class TestBackfill:
 
         outcome = deployed.run(command=command, environment=variables | {"WATCHER_SINK": "stdout:"})
 
-        assert accepted == Answer(201, "", [])
+        assert accepted == CREATED
         assert command == "backfill"
         assert (outcome.code, ids(outcome.messages)) == (0, [id_of(created[0])]), outcome.stderr
         assert [message["provenance"] for message in outcome.messages] == ["replay"]
@@ -417,79 +468,6 @@ class TestEnvironment:
         assert parse_address(values["WATCHER_CHECKPOINT"], "checkpoint", wiring.STORES).scheme == "gs"
 
 
-def filled(text: str) -> str:
-    for token, value in FILLED_IN.items():
-        text = text.replace(token, value)
-    return text
-
-
-def objects() -> list[Object]:
-    """The manifest, filled in; every call makes new ones."""
-    return list(yaml.safe_load_all(filled(MANIFEST.read_text())))
-
-
-def optional_objects(namespace: str) -> list[Object]:
-    """What is commented out, as a reader takes it in: from the first `#---` on, without the `#` of each line."""
-    _, marker, commented = MANIFEST.read_text().partition("\n#---\n")
-    text = re.sub("^#", "", marker + commented, flags=re.MULTILINE).replace("NAMESPACE", namespace)
-    return [body for body in yaml.safe_load_all(text) if body]
-
-
-def one(kind: str) -> Object:
-    (found,) = [body for body in objects() if body["kind"] == kind]
-    return found
-
-
-def backfill_job(**variables: str) -> Object:
-    """The Job that the manifest's comment makes, with these variables besides."""
-    spec = copy.deepcopy(job())
-    (made,) = spec["template"]["spec"]["containers"]
-    wanted = {"WATCHER_COMMAND": "backfill", **variables}
-    made["env"] = [each for each in made["env"] if each["name"] not in wanted]
-    made["env"] += [{"name": name, "value": value} for name, value in wanted.items()]
-    spec["activeDeadlineSeconds"] = 3600
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "backfill"}, "spec": spec}
-
-
-def started_by(made: Object) -> tuple[str, dict[str, str]]:
-    """The command and the variables of a Job's container, as Kubernetes starts it."""
-    (only,) = made["spec"]["template"]["spec"]["containers"]
-    variables = {each["name"]: each.get("value", "") for each in only["env"]}
-    (command,) = [re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], each) for each in only["args"]]
-    return command, variables
-
-
-def schedule() -> Object:
-    spec: Object = one("CronJob")["spec"]
-    return spec
-
-
-def job() -> Object:
-    spec: Object = schedule()["jobTemplate"]["spec"]
-    return spec
-
-
-def pod_spec(cron_job: Object) -> Object:
-    spec: Object = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    return spec
-
-
-def pod(cron_job: Object) -> Object:
-    """A pod as the Job's controller makes it."""
-    template = copy.deepcopy(cron_job["spec"]["jobTemplate"]["spec"]["template"])
-    metadata = {**template["metadata"], "generateName": "workflow-watcher-"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-
-
-def container() -> Object:
-    (found,) = pod_spec(one("CronJob"))["containers"]
-    return dict(found)
-
-
-def environment() -> dict[str, str]:
-    return {variable["name"]: variable.get("value", "") for variable in container()["env"]}
-
-
 def environment_in_the_bed(program: Program) -> dict[str, str]:
     """The manifest's environment, with what the bed has in place of Google's services."""
     return environment() | {
@@ -498,12 +476,34 @@ def environment_in_the_bed(program: Program) -> dict[str, str]:
     }
 
 
-def window() -> float:
-    return parse_window(environment()["WATCHER_WINDOW"]).total_seconds() or CATCH_UP
+def reachable() -> set[tuple[str, str, int]]:
+    """What the policy allows: networks, protocols and ports."""
+    return {
+        (peer["ipBlock"]["cidr"], port["protocol"], port["port"])
+        for rule in one("NetworkPolicy")["spec"]["egress"]
+        for peer in rule.get("to", [{"ipBlock": {"cidr": "0.0.0.0/0"}}])
+        for port in rule["ports"]
+    }
 
 
-def recover() -> float:
-    return parse_duration(environment()["WATCHER_RECOVER"]).total_seconds()
+def scored(bodies: list[Object]) -> set[str]:
+    """The checks of kube-score that something in the manifest does not pass."""
+    # The right grade for the CPU's limit would be that for the memory's, which this leaves on.
+    options = ["--all-default-optional", "--ignore-container-cpu-limit", "--kubernetes-version=v1.31"]
+    answer = subprocess.run(
+        [str(binaries.kube_score().path), "score", "--output-format=json", *options, "-"],
+        input=yaml.safe_dump_all(bodies),
+        capture_output=True,
+        text=True,
+        check=False,  # 1 is the answer that something is found
+    )
+    passed = 10
+    return {
+        check["check"]["id"]
+        for body in json.loads(answer.stdout)
+        for check in body["checks"]
+        if not check["skipped"] and check["grade"] < passed
+    }
 
 
 def commands() -> dict[str, Any]:
@@ -514,35 +514,3 @@ def commands() -> dict[str, Any]:
 
 def options_of(command: str) -> set[str]:
     return {option.envvar for option in commands()[command].params if isinstance(option.envvar, str)}
-
-
-def collection(body: Object, namespace: str) -> str:
-    return COLLECTIONS[body["kind"]].format(namespace)
-
-
-def deploy(control_plane: ControlPlane, cluster: Cluster, namespace: str, folder: Path) -> Program:
-    """The program as the manifest's service account, with the rights that the manifest gives it."""
-    for body in objects():
-        if body["kind"] in {"ServiceAccount", "Role", "RoleBinding"}:
-            cluster.request("POST", collection(body, namespace), body)
-    verb, group, resource = "watch", "argoproj.io", "workflows"
-    wait_for_right(cluster, namespace, {"verb": verb, "group": group, "resource": resource, "namespace": namespace})
-    return as_service_account(control_plane, namespace, folder)
-
-
-def as_service_account(control_plane: ControlPlane, namespace: str, folder: Path) -> Program:
-    control_plane.pod_files(namespace, "workflow-watcher", folder / "serviceaccount")
-    token = (folder / "serviceaccount" / "token").read_text()
-    return Program(control_plane.kubeconfig("workflow-watcher", namespace=namespace, token=token), folder)
-
-
-def wait_for_right(cluster: Cluster, namespace: str, attributes: dict[str, str]) -> None:
-    """Return when the authorizer, which reads bindings from a watch, knows the manifest's."""
-    user = f"system:serviceaccount:{namespace}:workflow-watcher"
-    review = {"spec": {"user": user, "resourceAttributes": attributes}}
-
-    def allowed() -> bool:
-        answer = cluster.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
-        return bool(answer["status"]["allowed"])
-
-    wait_until(allowed, timedelta(seconds=30), f"{user} to be allowed {json.dumps(attributes)}")

@@ -203,7 +203,7 @@ def _copy_argo_crds(target: Path) -> None:
 
 def main() -> int:
     """Find or build everything and print where it came from."""
-    for find in (etcd, kube_apiserver, pstest, fake_gcs_server, workflow_controller):
+    for find in (etcd, kube_apiserver, pstest, fake_gcs_server, workflow_controller, kubectl, kube_score):
         binary = find()
         sys.stdout.write(f"{binary.path}  ({binary.origin})\n")
     crds = argo_crds()

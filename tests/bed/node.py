@@ -1,7 +1,7 @@
 """A real node: the controllers, the scheduler, a kubelet, and containerd, which runs containers with runc.
 
-`python -m tests.bed.node COMMAND…`, as root, runs a command where `Node` can be used: in a network, with mounts and
-process ids of its own. When the command ends, every process, mount and container of it is gone; what the kernel keeps
+`python -m tests.bed.node COMMAND…`, as root, builds what is needed and runs a command where `Node` can be used: in a
+network, with mounts and process ids of its own. When the command ends, every process, mount and container of it is gone; what the kernel keeps
 for all (cgroups, three settings) is put back.
 
 In that network there is a bridge and nothing else: no way out, no kube-proxy, no DNS. The bridge has the node's address
@@ -37,13 +37,21 @@ ADDRESS = "10.88.0.1"
 """The node's, on the bridge."""
 NAME = "n1"
 
+POD_LOGS = Path("/var/log/pods")
+"""A folder NAMESPACE_NAME_UID for each pod that is there, with a folder for each container."""
+
 _log = logging.getLogger(__name__)
 _BRIDGE = "cni0"
 _PLUGINS = Path("/usr/lib/cni")
 _PROGRAMS = {"containerd": "containerd", "runc": "runc", "ip": "iproute2", "unshare": "util-linux"}
 """What it takes, and Debian's package of it."""
+_BUILT = (
+    *(binaries.etcd, binaries.kube_apiserver, binaries.kube_controller_manager, binaries.kube_scheduler),
+    *(binaries.kubelet, binaries.kubectl, binaries.workflow_controller, binaries.pstest, binaries.fake_gcs_server),
+    binaries.argo_crds,
+)
 _SOCKET = "/run/containerd/containerd.sock"
-_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
+_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", str(POD_LOGS))
 """Folders that cannot be chosen: each is one of ours here."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP = "workflow-watcher-bed"
@@ -73,7 +81,8 @@ class Node:
         _make_network()
         _make_folders(self._folder)
         try:
-            containerd = self._start("containerd", "--config", _written(self._folder / "containerd.toml", _containerd(self._folder)))
+            config = _written(self._folder / "containerd.toml", _containerd(self._folder))
+            containerd = self._start("containerd", "--config", config)
             containerd.wait_until_ready(lambda: _ctr("version"))
             for each in self._images:
                 _ctr(*each.import_command, check=True)
@@ -269,6 +278,10 @@ def main(command: Sequence[str]) -> int:
     if lacking := missing():
         sys.stderr.write(f"there can be no node here; missing: {'; '.join(lacking)}\n")
         return 1
+    # There is no way out afterwards.
+    for build in _BUILT:
+        build()
+    image.main()
     apart = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with _kernel_state():
         return subprocess.run([*apart, *_INIT, *command], check=False).returncode

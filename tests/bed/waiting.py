@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-_PAUSE_S = 0.02
+_PAUSE = timedelta(seconds=0.02)
 
 
-def wait_until(condition: Callable[[], bool], within: timedelta, what: str) -> None:
-    """Return as soon as `condition` holds.
+def wait_until(condition: Callable[[], bool], within: timedelta, what: str, *, every: timedelta = _PAUSE) -> None:
+    """Return as soon as `condition` holds, which is asked every so often.
 
     Raises TimeoutError, which names `what`, when it does not hold `within` the time given; what `condition` raises goes
     through.
@@ -18,4 +18,4 @@ def wait_until(condition: Callable[[], bool], within: timedelta, what: str) -> N
         if time.monotonic() > deadline:
             message = f"waited {within.total_seconds():g} s in vain for {what}"
             raise TimeoutError(message)
-        time.sleep(_PAUSE_S)
+        time.sleep(every.total_seconds())

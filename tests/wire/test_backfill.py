@@ -24,8 +24,8 @@ from tests.fakes.api_faults import EXPIRED_LIST
 from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.publisher_server import POISON, PublisherServer, holding
 from tests.fakes.receiver import Break, Receiver
+from tests.manifest import backfill_job, deploy, started_by
 from tests.program import Program
-from tests.test_manifest import backfill_job, deploy, started_by
 from tests.wire.cloud import TOPIC
 from tests.wire.conftest import CreateMany
 from tests.wire.told import SOON, Log, Message, SinkFile, id_of, ids, raw_data
