@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from job.errors import Unauthorized, Unavailable, UsageError
+from job.errors import Unauthorized, Unavailable, UsageError, WatcherError
 from job.logs import event
-from job.ports import Patience
+from job.ports import Check, Patience
 
 if TYPE_CHECKING:  # importing it costs 30 ms, and 150 more with its HTTP client
     from google.auth.credentials import Credentials
@@ -31,12 +31,25 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 2.0
 _ANSWER_SECONDS = 5.0
 """For one request; google-auth would wait for two minutes."""
 _LONGEST_REASON = 400
+_KINDS = {
+    "google.auth.compute_engine": "of the metadata server",
+    "google.auth.external_account_authorized_user": "of somebody's log-in, by workforce identity",
+    "google.auth.identity_pool": "of another cloud, by workload identity federation",
+    "google.auth.impersonated_credentials": "of an impersonated service account",
+    "google.oauth2.credentials": "of somebody's log-in with gcloud",
+    "google.oauth2.service_account": "of a service account's key",
+}
+"""module of the credentials -> whose they are."""
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 HOST_AND_PORT = re.compile(rf"{_HOST}:[0-9]{{1,5}}")
 URL = re.compile(rf"(?:https?://)?{_HOST}(?::[0-9]{{1,5}})?/?")
 """The forms in which Google's clients let their emulators be named."""
 
 log = logging.getLogger(__name__)
+
+
+CREDENTIALS = "Google credentials"
+"""What their check is about."""
 
 
 class GoogleCredentials:
@@ -51,6 +64,20 @@ class GoogleCredentials:
         if not self._found:
             self._found = self._wait()
         return self._found
+
+    def check(self) -> Check:
+        """Whether there are some, and whose; to be asked before anything else is asked with them."""
+        try:
+            found = self.get()
+        except WatcherError as error:
+            return Check.fail(CREDENTIALS, error, "bind the pod's service account (docs/stores.md), or log in")
+        return Check.ok(CREDENTIALS, f"those {_whose(found)}{f', {name}' if (name := account(found)) else ''}")
+
+    @property
+    def member(self) -> str:
+        """The identity as IAM spells it, for commands that people copy."""
+        found = self._found and account(self._found)
+        return f"serviceAccount:{found}" if found else "MEMBER"
 
     def _wait(self) -> Credentials:
         least_left, pause = max(0.0, self._patience.left() - _READY_SECONDS), _FIRST_PAUSE
@@ -75,11 +102,22 @@ def emulator(variable: str, form: re.Pattern[str]) -> str:
     return value
 
 
+def account(found: Credentials) -> str:
+    """The service account's address, empty where there is none, or it is not known."""
+    name = str(getattr(found, "service_account_email", None) or "")
+    return name if "@" in name else ""
+
+
 def passes(error: GoogleAuthError) -> bool:
     """Whether the next attempt may succeed; google-auth itself does not say so of a connection that failed."""
     from google.auth.exceptions import TransportError
 
     return error.retryable or any(isinstance(part, TransportError) for part in (error, *error.args))
+
+
+def _whose(found: Credentials) -> str:
+    module = type(found).__module__
+    return next((whose for prefix, whose in _KINDS.items() if module.startswith(prefix)), f"that {module} reads")
 
 
 def _in_a_young_pod() -> bool:

@@ -46,6 +46,16 @@ class Bucket:
             self._credentials.get()
 
     @property
+    def emulated(self) -> bool:
+        """Whether something stands in for Cloud Storage."""
+        return bool(self._emulator)
+
+    @property
+    def credentials(self) -> GoogleCredentials:
+        """With which it is asked, unless it is emulated."""
+        return self._credentials
+
+    @property
     def client(self) -> Client:
         """Google's client, which the first request makes."""
         with self._making:

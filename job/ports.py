@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, Self
 
 import msgspec
 
@@ -25,6 +26,41 @@ class Patience(Protocol):
 
     def pause(self, seconds: float) -> None:
         """Wait between two attempts. Raises `OutOfTime` when there is no time for another, `Stopped` on a signal."""
+
+
+class Verdict(StrEnum):
+    """What a check has come to."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Runs work, and lose or cost something that a person may want to know of; or it cannot be known."""
+    FAIL = "fail"
+    """No run will work before a person has acted."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at before a run (`doctor`)."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+    """What to do next; empty where all is well."""
+
+    @classmethod
+    def ok(cls, what: str, found: str) -> Self:
+        """It is as a run needs it."""
+        return cls(what, Verdict.OK, found)
+
+    @classmethod
+    def warn(cls, what: str, found: object, remedy: str) -> Self:
+        """Runs go on without it."""
+        return cls(what, Verdict.WARN, str(found), remedy)
+
+    @classmethod
+    def fail(cls, what: str, found: object, remedy: str) -> Self:
+        """Runs do not; `found` may be the error that they end with."""
+        return cls(what, Verdict.FAIL, str(found), remedy)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -123,6 +159,13 @@ class Source(Protocol):
     def decode(self, line: bytes) -> Frame:
         """What a frame of `watch` says."""
 
+    def checks(self) -> Iterator[Check]:
+        """Look at all that a run needs of it, and tell each as soon as it is known.
+
+        Changes nothing, and works before the first run. What is wrong is a check that says so, and never an error;
+        those that make no sense after it are left out. Takes as long as a request may take, for each.
+        """
+
 
 class Limits(msgspec.Struct, frozen=True):
     """How a sink wants its batches."""
@@ -164,6 +207,9 @@ class Sink(Protocol):
         Publishing the same messages again is allowed and may store them twice.
         """
 
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """As those of a `Source`, instead of `open`; nothing is published. `timeout` in seconds, for each request."""
+
 
 class Conflict(Exception):
     """The stored bytes are not the ones to be replaced."""
@@ -190,12 +236,21 @@ class Store(Protocol):
     def load(self, timeout: float) -> Stored | None:
         """The value, or None if there is none; unreadable is an error, never None. One attempt, of `timeout` > 0 s."""
 
+    def look(self, timeout: float) -> Stored | None:
+        """As `load`, by somebody who will not save: nothing is ever written.
+
+        None also where there may be a value that the credentials may not know of.
+        """
+
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the value that `replacing` names (None: there must be none) and return the new token. One attempt.
 
         Raises `Conflict`, and changes nothing, when another value is stored. After `Unavailable` it is unknown whether
         the value was replaced.
         """
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """As those of a `Sink`, instead of `open`: that the value can be read and replaced. It is not looked into."""
 
 
 class Received(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from job.cli.backfill import backfill
 from job.cli.consume import consume
+from job.cli.doctor import doctor
 from job.cli.report import complain
 from job.cli.run import run
 from job.errors import WatcherError
@@ -21,6 +22,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 app.command()(run)
 app.command()(backfill)
 app.command()(consume)
+app.command()(doctor)
 
 
 def _show_version(asked: bool) -> None:

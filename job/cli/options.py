@@ -232,6 +232,12 @@ LatestOnly = Annotated[
         "deletion.",
     ),
 ]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", envvar="WATCHER_JSON", help="Each check as a JSON object on a line: verdict, what, found, next."
+    ),
+]
 Format = Annotated[
     LogFormat | None,
     typer.Option(

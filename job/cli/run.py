@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import uuid
-from pathlib import Path
 
 import typer
 
-from job import wiring
 from job.cli import options
+from job.cli.prepare import prepare
 from job.cli.report import complain, default_format, summarise
-from job.cli.target import absolute, check_variables, find_target
-from job.errors import ExitCode, UsageError, WatcherError
+from job.errors import ExitCode, WatcherError
 from job.logs import LogFormat, event, set_up
 from job.payload import Payload
 from job.run import Ports, run as run_window
 from job.run.deadline import Deadline
-from job.settings import (
-    Initial,
-    Settings,
-    completed,
-    default_checkpoint,
-    parse_address,
-    parse_duration,
-    parse_version,
-    parse_window,
-)
+from job.settings import Initial, Settings, parse_duration, parse_window
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +47,8 @@ def run(
     log_format = log_format or default_format()
     set_up(log_format)
     try:
-        check_variables(context)
-        length = parse_window(window)
-        recovery = parse_duration(recover)
-        deadline = Deadline(length, recover=recovery)
-        start = parse_version(resource_version) if resource_version else None
-        named = absolute(parse_address(checkpoint, "checkpoint", wiring.STORES)) if checkpoint else None
-        target = find_target(
+        deadline = Deadline(parse_window(window), recover=parse_duration(recover))
+        settings, ports = prepare(
             context,
             deadline,
             resource=resource,
@@ -77,30 +60,14 @@ def run(
             cluster=cluster,
             sink=sink,
             dead_letter=dead_letter,
+            checkpoint=checkpoint,
+            window=window,
+            recover=recover,
             payload=payload,
             transitions=transitions,
             redact=redact,
-            checkpoint=checkpoint,
-        )
-        scope = target.scope
-        settings = Settings(
-            scope=scope,
-            resource=target.resource,
-            selector=target.selector,
-            sink=target.sink_address,
-            checkpoint=completed(named, scope) if named else default_checkpoint(_state_folder(), scope),
-            window=length,
-            recover=recovery,
-            content=target.content,
-            dead_letter=target.dead_letter_address,
             initial=initial,
-            resource_version=start,
-        )
-        ports = Ports(
-            source=wiring.source(target.resource, scope.namespace, target.connection, deadline),
-            sink=target.sink,
-            store=wiring.store(settings.checkpoint, target.access),
-            dead_letters=target.dead_letters,
+            resource_version=resource_version,
         )
     except WatcherError as error:
         complain(str(error), log_format)
@@ -120,13 +87,3 @@ def _run(settings: Settings, ports: Ports, deadline: Deadline, log_format: LogFo
         return int(ExitCode.BUG)
     summarise(summary, log_format)
     return int(summary.exit_code)
-
-
-def _state_folder() -> Path:
-    """As the XDG base directory specification has it."""
-    home = os.environ.get("XDG_STATE_HOME")
-    try:
-        return (Path(home) if home else Path.home() / ".local" / "state") / "workflow-watcher"
-    except RuntimeError as error:
-        message = "there is no home folder for a checkpoint: give --checkpoint"
-        raise UsageError(message) from error

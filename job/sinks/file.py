@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ import msgspec
 from job.access import Access
 from job.errors import ActionNeeded, Unavailable, UsageError
 from job.message import Message, structured
-from job.ports import Limits
+from job.ports import Check, Limits
 from job.settings import Address, local_path
 
 _BLOCK = 65536
@@ -59,6 +59,18 @@ class FileSink:
         except OSError as error:
             message = f"the sink file {self._path} cannot be written: {error.strerror}"
             raise Unavailable(message) from error
+
+    def checks(self, timeout: float) -> Iterator[Check]:  # noqa: ARG002 - a disk has no time-out
+        """That the file, or else one in its folder, can be written."""
+        what, folder = "sink file", self._path.parent
+        if self._path.is_dir() or not folder.is_dir():
+            wrong = f"{self._path} is a folder" if self._path.is_dir() else f"the folder {folder} does not exist"
+            yield Check.fail(what, wrong, f"mkdir -p {folder}, or correct --sink")
+        elif not os.access(self._path if self._path.exists() else folder, os.R_OK | os.W_OK):
+            yield Check.fail(what, f"{self._path} may not be written", f"let this user write to {folder}")
+        else:
+            size = f", and has {self._path.stat().st_size} bytes" if self._path.exists() else ", and is not there yet"
+            yield Check.ok(what, f"{self._path} can be written{size}")
 
 
 def _append(file: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ the one right that is needed is storage.objects.create.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Self
 from urllib.parse import quote
@@ -16,13 +16,15 @@ from job.access import Access
 from job.credentials import GoogleCredentials
 from job.errors import Refused, Unavailable, UsageError, WatcherError
 from job.google_storage import Bucket, attempt, is_bucket, is_object, line, translated
+from job.google_storage_checks import CREATE, DELETE, Place, checks
 from job.message import Message, structured
-from job.ports import Limits, Partly
+from job.ports import Check, Limits, Partly
 from job.settings import Address
 
 LANES = 8
 _LOCATION = re.compile(r"//(?P<bucket>[^/]+)/(?P<prefix>(?:[^\r\n]*/)?)")
-_CREATE, _DELETE = "storage.objects.create", "storage.objects.delete"
+_NOBODYS = "doctor/nobodys.json"
+"""Behind the prefix: no message has an id of two words."""
 
 
 class GcsSink:
@@ -66,6 +68,12 @@ class GcsSink:
                 raise Partly(stored, error) from error
             raise
 
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """The credentials, the bucket, and the right to create."""
+        role, page = "projects/PROJECT/roles/deadLetters", "docs/sinks.md"
+        place = Place(self._bucket, f"{self._prefix}{_NOBODYS}", str(self), "--dead-letter", role, page)
+        return checks(place, [CREATE], timeout, replaced=False)
+
     def _name(self, message: Message) -> str:
         """Where a message lies: its id, in which only the slash keeps a meaning for those who copy objects to files."""
         name = f"{self._prefix}{'/'.join(map(_quoted, message.id.split('/')))}.json"
@@ -79,7 +87,7 @@ class GcsSink:
         from google.api_core import exceptions as google
 
         what = f"gs://{self._bucket.name}/{name}"
-        with translated(what, "created", option="--dead-letter", grant=f"{_CREATE} on {self}"):
+        with translated(what, "created", option="--dead-letter", grant=f"{CREATE} on {self}"):
             blob = self._bucket.blob(name)
             try:
                 blob.upload_from_string(
@@ -93,7 +101,7 @@ class GcsSink:
                 return
             except google.Forbidden as error:
                 # Only who would replace an object is asked for this right; which check is first, Google does not say.
-                if _DELETE not in line(error):
+                if DELETE not in line(error):
                     raise
             else:
                 int(blob.generation)  # a proxy says 200 to everything: that stores nothing

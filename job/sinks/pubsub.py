@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
@@ -19,7 +19,7 @@ from job.access import Access
 from job.credentials import HOST_AND_PORT, GoogleCredentials, emulator
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError
 from job.message import Message, binary
-from job.ports import Limits
+from job.ports import Check, Limits
 from job.settings import Address
 from job.sinks import pubsub_wire
 
@@ -96,6 +96,18 @@ class PubSubSink:
         if (count := _stored(answer)) != len(messages):
             message_ = f"{self._topic} has stored {count} of {len(messages)} messages"
             raise Unavailable(message_)
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """The credentials, the topic, the right to publish, and that somebody subscribes."""
+        from job.sinks import pubsub_checks
+
+        if not self._emulator:
+            credentials = self._credentials.check()
+            yield credentials
+            if credentials.remedy:
+                return
+        with self._channel() as channel:
+            yield from pubsub_checks.of(self._topic, channel, self._credentials, timeout)
 
     def _connected(self) -> UnaryUnaryMultiCallable[bytes, bytes]:
         """Publish on the channel, which the first thread that publishes opens."""

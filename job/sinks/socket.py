@@ -20,7 +20,7 @@ import msgspec
 from job.access import Access
 from job.errors import ActionNeeded, Refused, Unavailable, UsageError, WatcherError
 from job.message import Message, structured
-from job.ports import Limits, Partly
+from job.ports import Check, Limits, Partly
 from job.settings import HOST, Address, local_path
 
 _CONNECT_SECONDS = 3.0
@@ -30,6 +30,7 @@ _LONGEST_PATH = 107
 """Bytes of a path that fit into a `sockaddr_un`."""
 _LOCATION = re.compile(rf"//(?P<host>{HOST}):(?P<port>[0-9]{{1,5}})")
 _MOST_PORT = 65_535
+_PAGE = "docs/socket.md"
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -98,6 +99,19 @@ class SocketSink:
         finally:
             if not done or self._unsent:
                 self.close()
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """That the receiver is there, and is trusted; it is told nothing."""
+        what, remedy = "receiver", f"start it, or correct --sink; it is to answer as {_PAGE} says"
+        try:
+            self._connected(min(_CONNECT_SECONDS, timeout)).close()
+        except ActionNeeded as error:
+            yield Check.fail(what, error, "let it be trusted, or reached, by this user")
+        except OSError as error:
+            yield Check.fail(what, f"{self._name} cannot be connected to: {_said(error)}", remedy)
+        else:
+            trusted = ", and its certificate is trusted" if self._tls else ""
+            yield Check.ok(what, f"{self._name} takes connections{trusted}")
 
     def _answers(self, data: bytes, until: float) -> Iterator[bytes]:
         """The receiver's lines, read while the data are written: it may say a lot before it has read everything."""

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from job.access import Access, require, untrusted
 from job.errors import ActionNeeded, Forbidden, Refused, Unauthorized, Unavailable, UsageError, WatcherError
 from job.message import Message, structured
-from job.ports import Limits, Partly
+from job.ports import Check, Limits, Partly
 from job.settings import Address
 
 if TYPE_CHECKING:  # importing it takes 0.3 s
@@ -142,6 +142,53 @@ class SqsSink:
             if stored:
                 raise Partly(stored, error) from error
             raise
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """The credentials, and the queue as far as it may be seen. Whether it may be sent to, only sending tells."""
+        what = "AWS credentials"
+        try:
+            self.open()
+            found = self._opened().get_credentials()
+            yield Check.ok(what, f"found by {found.method}" if found else "")
+            what = f"queue {self._name}"
+            yield from self._seen(what, timeout)
+        except WatcherError as error:
+            remedy = "correct --sink, or the environment that boto3 reads (docs/sinks.md)"
+            if str(error).startswith("the queue"):
+                fifo = " --attributes FifoQueue=true" if self._fifo else ""
+                remedy = f"aws sqs create-queue --queue-name {self._name}{fifo}"
+            yield Check.fail(what, error, remedy)
+            return
+        simulate = "aws iam simulate-principal-policy --policy-source-arn ROLE --action-names sqs:SendMessage"
+        unknown = "nothing but a message tells: SQS has no question for it"
+        yield Check.warn("right to send", unknown, f"allow sqs:SendMessage; `{simulate}` says whether it is")
+
+    def _seen(self, what: str, timeout: float) -> Iterator[Check]:
+        from botocore.exceptions import ClientError
+
+        kind = "FIFO, which keeps the order of each object" if self._fifo else "standard, without an order"
+        try:
+            with self._translated([]):
+                try:
+                    told = self._client(timeout).get_queue_attributes(QueueUrl=self._url, AttributeNames=["All"])
+                except ClientError as error:
+                    code, said = _code(error.response["Error"].get("Code")), _line(error)
+                    message = f"{self._name} cannot be asked: {said}"
+                    lasting = (Unavailable if _passes(error) else ActionNeeded)(message)
+                    raise (self._barred(code, said) or lasting) from error
+        except Forbidden as error:
+            remedy = "allow sqs:GetQueueAttributes, which only doctor uses, or look with other credentials"
+            yield Check.warn(what, f"it may not be seen: {error.__cause__}", remedy)
+            return
+        attributes = told.get("Attributes", {})
+        days = int(attributes.get("MessageRetentionPeriod", 0)) / 86400
+        yield Check.ok(what, f"{kind}; it keeps messages for {days:g} days")
+        most = int(attributes.get("MaximumMessageSize", MOST_BYTES))
+        if most < MOST_BYTES:
+            remedy = (
+                f"aws sqs set-queue-attributes --queue-url {self._url} --attributes MaximumMessageSize={MOST_BYTES}"
+            )
+            yield Check.warn("longest message", f"{most} bytes: what is longer is refused", remedy)
 
     def _requests(self, messages: Sequence[Message]) -> Iterator[dict[str, _Entry]]:
         """Consecutive parts of a batch that may go in one request each, by the ids of their messages."""

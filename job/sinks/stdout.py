@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from job.access import Access
 from job.errors import SinkClosed, Unavailable, UsageError
 from job.message import Message, structured
-from job.ports import Limits
+from job.ports import Check, Limits
 from job.settings import Address
 
 _STDOUT = 1
@@ -49,3 +49,13 @@ class StdoutSink:
             message = f"standard output cannot be written: {error.strerror}"
             raise Unavailable(message) from error
         self._torn = False
+
+    def checks(self, timeout: float) -> Iterator[Check]:  # noqa: ARG002 - nothing is asked
+        """That it is open."""
+        what = "standard output"
+        try:
+            os.fstat(_STDOUT)
+        except OSError as error:
+            yield Check.fail(what, f"it cannot be written: {error.strerror}", "open it, or give --sink")
+        else:
+            yield Check.ok(what, "messages go there, and nowhere else")

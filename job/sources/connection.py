@@ -54,14 +54,18 @@ class Connection:
 
     def get(self, path: str, query: Mapping[str, str | int], accept: str, seconds: float, *, live: bool) -> Answer:
         """One GET, one request; `live` if its body is to be read line by line, as it arrives."""
-        headers = {
-            "Accept": accept,
-            "Accept-Encoding": "identity" if live else "gzip",
-            "User-Agent": "workflow-watcher",
-        }
+        return self.client.get(path, query, self._headers(accept, "identity" if live else "gzip"), seconds)
+
+    def post(self, path: str, content: bytes, seconds: float) -> Answer:
+        """One POST of JSON, answered in JSON."""
+        headers = {**self._headers("application/json", "gzip"), "Content-Type": "application/json"}
+        return self.client.post(path, headers, content, seconds)
+
+    def _headers(self, accept: str, encoding: str) -> dict[str, str]:
+        headers = {"Accept": accept, "Accept-Encoding": encoding, "User-Agent": "workflow-watcher"}
         if authorization := self.authorization():
             headers["Authorization"] = authorization
-        return self.client.get(path, query, headers, seconds)
+        return headers
 
 
 def in_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bool:

@@ -94,6 +94,19 @@ class ApiResource(Struct):
     name: str
     kind: str
     namespaced: bool
+    verbs: Sequence[str] = ()
+
+
+class _Version(Struct, rename="camel"):
+    git_version: str
+
+
+class _ReviewStatus(Struct):
+    allowed: bool
+
+
+class _Review(Struct):
+    status: _ReviewStatus
 
 
 class _ApiResources(Struct):
@@ -107,6 +120,8 @@ _phaseless = msgspec.json.Decoder(_Phaseless).decode
 _status = msgspec.json.Decoder(Status).decode
 _metadata_list = msgspec.json.Decoder(_MetadataList).decode
 _api_resources = msgspec.json.Decoder(_ApiResources).decode
+_version = msgspec.json.Decoder(_Version).decode
+_review = msgspec.json.Decoder(_Review).decode
 _whole_list = msgspec.json.Decoder(_WholeList).decode
 
 _KINDS = {"ADDED": Kind.ADDED, "MODIFIED": Kind.MODIFIED, "DELETED": Kind.DELETED}
@@ -144,6 +159,16 @@ def uid(body: bytes) -> str:
 def api_resources(body: bytes) -> Sequence[ApiResource]:
     """What discovery says of one group and version."""
     return _api_resources(body).resources
+
+
+def server_version(body: bytes) -> str:
+    """What a server calls itself at /version."""
+    return _version(body).git_version
+
+
+def allowed(body: bytes) -> bool:
+    """What a SelfSubjectAccessReview has come to."""
+    return _review(body).status.allowed
 
 
 def metadata_page(body: bytes) -> Page:

@@ -22,7 +22,7 @@ from job.access import untrusted
 from job.change import Resource
 from job.errors import ActionNeeded, Expired, Forbidden, NotServed, OutOfTime, Unauthorized, Unavailable
 from job.logs import event
-from job.ports import Frame, Identity, Page, Patience, Query, Stream
+from job.ports import Check, Frame, Identity, Page, Patience, Query, Stream
 from job.sources import frames
 from job.sources.connection import Connection
 from job.sources.http import ERRORS, Answer
@@ -30,6 +30,7 @@ from job.sources.http import ERRORS, Answer
 _WHOLE = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _READ_SECONDS = 10.0
 _WATCH_SLACK = 15.0
 """A quiet watch may be silent for its whole time; only beyond that is the peer dead."""
@@ -56,9 +57,9 @@ class KubernetesSource:
     """One resource, in one namespace or in all."""
 
     def __init__(self, connection: Connection, resource: Resource, namespace: str, patience: Patience) -> None:
+        self.resource = resource
+        self.namespace = namespace
         self._connection = connection
-        self._resource = resource
-        self._namespace = namespace
         self._patience = patience
         self._api = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
         self._kind = ""
@@ -69,25 +70,22 @@ class KubernetesSource:
         cluster = self._uid("/api/v1/namespaces/kube-system")
         # Groups without a dot are built in.
         definition = (
-            self._uid(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{self._resource.group_resource}")
-            if "." in self._resource.group
+            self._uid(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{self.resource.group_resource}")
+            if "." in self.resource.group
             else None
         )
         return Identity(cluster, definition)
 
     def namespace_exists(self) -> bool | None:
         """Whether the scope's namespace does; None where the credentials may not read it."""
-        path = f"/api/v1/namespaces/{self._namespace}"
+        path = f"/api/v1/namespaces/{self.namespace}"
         status, _ = self._request(path, {}, _METADATA, "get", self._body, accepted=_UNKNOWN)
         return {HTTPStatus.OK: True, HTTPStatus.NOT_FOUND: False}.get(HTTPStatus(status))
 
     def kind(self) -> str:
         """The resource's kind, from discovery, which every authenticated user may read."""
         if not self._kind:
-            found = self._discovered()
-            if not found:
-                raise self._not_served()
-            self._kind = found.kind
+            self._kind = self.discovered().kind
         return self._kind
 
     def list(self, query: Query, patience: Patience | None = None) -> Page:
@@ -100,7 +98,7 @@ class KubernetesSource:
             parameters |= {"resourceVersion": query.at, "resourceVersionMatch": "Exact"}
         if query.name:
             parameters["fieldSelector"] = f"metadata.name={_NEEDS_ESCAPE.sub(_ESCAPED, query.name)}"
-        path = self._path(query.namespace or self._namespace)
+        path = self._path(query.namespace or self.namespace)
         try:
             accept = _WHOLE if query.whole else _METADATA_LIST
             _, answer = self._request(path, parameters, accept, "list", self._body, patience=patience)
@@ -119,7 +117,7 @@ class KubernetesSource:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": seconds,
         }
-        path = self._path(self._namespace)
+        path = self._path(self.namespace)
         silence = seconds + _WATCH_SLACK
         return self._request(path, parameters, _WHOLE, "watch", _Watch, read_seconds=silence)[1]
 
@@ -131,9 +129,43 @@ class KubernetesSource:
             message = f"a watch frame cannot be read: {error}"
             raise Unavailable(message) from error
 
+    def checks(self) -> Iterator[Check]:
+        """The API server, its clock, the resource, each right, the namespace, the objects, the identity."""
+        from job.sources import checks
+
+        return checks.of(self)
+
+    @property
+    def host(self) -> str:
+        """The server's URL."""
+        return self._connection.host
+
+    def server(self) -> tuple[str, str | None]:
+        """What the server calls itself, empty where that may not be known; and what its clock says."""
+        status, (date, body) = self._request("/version", {}, _WHOLE, "get", self._dated, accepted=_UNKNOWN)
+        return self._decoded(body, frames.server_version) if status == HTTPStatus.OK else "", date
+
+    def discovered(self) -> frames.ApiResource:
+        """What discovery says of the resource. Raises `NotServed`."""
+        found = self._discovered()
+        if not found:
+            raise self._not_served()
+        return found
+
+    def allowed(self, verb: str, group: str, resource: str, *, name: str = "", namespace: str = "") -> bool | None:
+        """Whether these credentials may do that, an empty namespace being all; None where they may not even ask.
+
+        The review that is posted for it is answered, and not stored.
+        """
+        attributes = {"verb": verb, "group": group, "resource": resource, "name": name, "namespace": namespace}
+        review = msgspec.json.encode({"spec": {"resourceAttributes": attributes}})
+        accepted = frozenset({HTTPStatus.CREATED, HTTPStatus.FORBIDDEN})
+        status, body = self._request(_REVIEWS, {}, _WHOLE, "get", self._body, accepted=accepted, content=review)
+        return None if status == HTTPStatus.FORBIDDEN else self._decoded(body, frames.allowed)
+
     def _path(self, namespace: str) -> str:
         scope = f"/namespaces/{namespace}" if namespace else ""
-        return f"{self._api}{scope}/{self._resource.plural}"
+        return f"{self._api}{scope}/{self.resource.plural}"
 
     def _uid(self, path: str) -> str | None:
         status, body = self._request(path, {}, _METADATA, "get", self._body, accepted=_UNKNOWN)
@@ -142,7 +174,7 @@ class KubernetesSource:
     def _discovered(self) -> frames.ApiResource | None:
         status, body = self._request(self._api, {}, _WHOLE, "get", self._body, accepted=_UNKNOWN)
         resources = self._decoded(body, frames.api_resources) if status == HTTPStatus.OK else ()
-        return next((found for found in resources if found.name == self._resource.plural), None)
+        return next((found for found in resources if found.name == self.resource.plural), None)
 
     def _decoded(self, body: bytes, decode: Callable[[bytes], Decoded]) -> Decoded:
         try:
@@ -162,6 +194,9 @@ class KubernetesSource:
                 raise Unavailable(message)
         return b"".join(pieces)
 
+    def _dated(self, answer: Answer, patience: Patience) -> tuple[str | None, bytes]:
+        return answer.header("Date"), self._body(answer, patience)
+
     def _request(
         self,
         path: str,
@@ -173,10 +208,11 @@ class KubernetesSource:
         patience: Patience | None = None,
         read_seconds: float = _READ_SECONDS,
         accepted: frozenset[int] = frozenset(),
+        content: bytes | None = None,
     ) -> tuple[int, Taken]:
         """A GET that is answered with 200 or an accepted status, after as many attempts as there is time for.
 
-        `take` gets the answer, its body unread.
+        `take` gets the answer, its body unread. With content it is a POST of that, one that stores nothing.
         """
         patience = patience or self._patience
         began, pause = time.monotonic(), 0.0
@@ -186,7 +222,10 @@ class KubernetesSource:
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
                 silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, patience.left()))
-                answer = self._connection.get(path, parameters, accept, silence, live=verb == "watch")
+                if content is None:
+                    answer = self._connection.get(path, parameters, accept, silence, live=verb == "watch")
+                else:
+                    answer = self._connection.post(path, content, silence)
                 self._answered = True
                 status = answer.status
                 if status == HTTPStatus.OK or status in accepted:
@@ -219,7 +258,7 @@ class KubernetesSource:
                 raise Unavailable(trouble) from error
 
     def _translated(self, status: int, said: str, verb: str) -> Exception:
-        resource, scope = self._resource.group_resource, f"-n {self._namespace}" if self._namespace else "-A"
+        resource, scope = self.resource.group_resource, f"-n {self.namespace}" if self.namespace else "-A"
         if status == HTTPStatus.GONE and verb != "get":
             return Expired(said)
         if status == HTTPStatus.UNAUTHORIZED:
@@ -239,10 +278,10 @@ class KubernetesSource:
     def _not_served(self) -> NotServed:
         with suppress(Exception):
             found = self._discovered()
-            if found and self._namespace and not found.namespaced:
-                return NotServed(f"{self._resource} belongs to no namespace: use --all-namespaces")
+            if found and self.namespace and not found.namespaced:
+                return NotServed(f"{self.resource} belongs to no namespace: use --all-namespaces")
         return NotServed(
-            f"the API server does not serve {self._resource}: install its CustomResourceDefinition, or correct "
+            f"the API server does not serve {self.resource}: install its CustomResourceDefinition, or correct "
             "--resource (`kubectl api-resources` lists what there is)"
         )
 

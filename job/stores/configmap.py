@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import msgspec
 
 from job.access import Access
-from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
-from job.ports import Conflict, Stored
+from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError, WatcherError
+from job.ports import Check, Conflict, Stored
 from job.settings import Address
 
 if TYPE_CHECKING:  # importing it takes half a second
@@ -82,6 +82,48 @@ class ConfigMapStore:
         """The value of the key."""
         data, _ = self._read(time.monotonic() + timeout)
         return None if data is None else Stored(data, _token(data))
+
+    def look(self, timeout: float) -> Stored | None:
+        """As `load`."""
+        return self.load(timeout)
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """Both rights, by SelfSubjectAccessReview; that the ConfigMap is there, and how much room it has."""
+        what = "ConfigMap"
+        create = f"kubectl create configmap -n {self._namespace} {self._name}"
+        try:
+            self.open()
+            for verb in ("get", "patch"):
+                yield self._right(verb, timeout)
+            self._read(time.monotonic() + timeout)
+        except Forbidden:
+            pass  # that was told
+        except Unavailable as error:
+            yield Check.fail(what, error, "ask again; then look whether the API server answers")
+        except WatcherError as error:
+            if getattr(error.__cause__, "status", None) == HTTPStatus.NOT_FOUND:
+                yield Check.fail(what, f"{self} does not exist", create)
+            else:
+                yield Check.fail(what, error, "log in again, or correct --kubeconfig and --context")
+        else:
+            yield Check.ok(what, f"{self._namespace}/{self._name} is there, with room for {self.most_bytes} bytes")
+
+    def _right(self, verb: str, timeout: float) -> Check:
+        from kubernetes.client import AuthorizationV1Api
+
+        what = f"right to {verb} the ConfigMap"
+        wanted = {"verb": verb, "resource": "configmaps", "name": self._name, "namespace": self._namespace}
+        ask = AuthorizationV1Api(self._opened.api_client).create_self_subject_access_review
+        with self._translated("asked about"):
+            review = ask(
+                {"spec": {"resourceAttributes": wanted}}, _request_timeout=_attempt(time.monotonic() + timeout)
+            )
+            allowed = bool(review.status.allowed)
+        if allowed:
+            return Check.ok(what, f"{self._namespace}/{self._name}")
+        rule = f'- {{apiGroups: [""], resources: [configmaps], resourceNames: [{self._name}], verbs: [{verb}]}}'
+        found = f"no right to {verb} {self}"
+        return Check.fail(what, found, f"add to a Role in namespace {self._namespace}: {rule}")
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Patch the key, unless the ConfigMap has changed since its value was compared: then it is compared again."""

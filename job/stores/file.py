@@ -14,7 +14,7 @@ from typing import Self
 
 from job.access import Access
 from job.errors import ActionNeeded, Unavailable
-from job.ports import Conflict, Stored
+from job.ports import Check, Conflict, Stored
 from job.settings import Address, local_path
 
 _LOCK_POLL = 0.05
@@ -44,6 +44,24 @@ class FileStore:
             except FileNotFoundError:
                 return None
         return Stored(data, _token(data))
+
+    def look(self, timeout: float) -> Stored | None:
+        """As `load`."""
+        return self.load(timeout)
+
+    def checks(self, timeout: float) -> Iterator[Check]:  # noqa: ARG002 - a disk has no time-out
+        """That the file can be replaced, in a folder that is there or can be made."""
+        what, folder = "checkpoint file", self._path.resolve().parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir() or self._path.is_dir():
+            wrong = f"{self._path if self._path.is_dir() else folder} is no {'file' if folder.is_dir() else 'folder'}"
+            yield Check.fail(what, f"the checkpoint {self._path} cannot be used: {wrong}", "correct --checkpoint")
+        elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            remedy = f"let this user write to {folder}, or correct --checkpoint"
+            yield Check.fail(what, f"the checkpoint {self._path} cannot be used: {folder} may not be written", remedy)
+        else:
+            yield Check.ok(what, f"{self._path} can be written")
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the file by renaming a complete one over it."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Self
 
 from job.access import Access
 from job.credentials import GoogleCredentials
 from job.errors import Unavailable, UsageError
-from job.google_storage import Bucket, attempt, is_bucket, is_object, translated
-from job.ports import Conflict, Stored
+from job.google_storage import Bucket, attempt, is_bucket, is_object, line, translated
+from job.google_storage_checks import CREATE, DELETE, GET, Place, checks, permissions
+from job.ports import Check, Conflict, Stored
 from job.settings import Address
 
 NOTHING_YET = b"workflow-watcher was here, and has saved nothing yet\n"
@@ -66,6 +68,21 @@ class GcsStore:
                 self._write(NOTHING_YET, 0, timeout)
             return self._read(timeout)
 
+    def look(self, timeout: float) -> Stored | None:
+        """As `load`, but that an object which is not to be seen is none, where the right to read it is granted."""
+        from google.api_core import exceptions as google
+
+        with self._translated("read"):
+            try:
+                return self._read(timeout)
+            except google.NotFound:
+                self._bucket_is_there(timeout)
+            except google.Forbidden as refused:
+                # Who may read and not list is refused what is absent; Google does not promise by which of its words.
+                if GET in line(refused) and GET not in (permissions(self._place, [GET], timeout) or ()):
+                    raise
+        return None
+
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the object; plain gzip bytes, since Cloud Storage unpacks what is declared as encoded."""
         from google.api_core import exceptions as google
@@ -75,6 +92,15 @@ class GcsStore:
                 return self._write(data, self._nothing if replacing is None else replacing, timeout)
             except google.PreconditionFailed as error:
                 raise Conflict from error
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """The credentials, the bucket, each right to the object, and what it costs to replace it."""
+        return checks(self._place, [GET, CREATE, DELETE], timeout, replaced=True)
+
+    @property
+    def _place(self) -> Place:
+        role, page = "projects/PROJECT/roles/checkpoints", "docs/stores.md"
+        return Place(self._bucket, self._name, str(self), "--checkpoint", role, page)
 
     def _read(self, timeout: float) -> Stored | None:
         from google_crc32c import Checksum

@@ -14,8 +14,8 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Self
 
 from job.access import Access, require, untrusted
-from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError
-from job.ports import Conflict, Stored
+from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError, WatcherError
+from job.ports import Check, Conflict, Stored
 from job.settings import HOST, Address
 
 if TYPE_CHECKING:  # importing it takes 0.3 s
@@ -31,6 +31,11 @@ if (stored and redis.sha1hex(stored) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
+_MAY_SAVE = """
+if not redis.acl_check_cmd then return -1 end
+return redis.acl_check_cmd('SET', KEYS[1], '') and 1 or 0
+"""
+"""A script that changes nothing: whether this user may save. Servers before Redis 7 cannot say."""
 _PASSING = ("NOREPLICAS", "BUSY ", "READONLY")
 """What the server says of a state that passes, where the client has no class for it; before Redis 7 not in a script."""
 _LONGEST_REASON = 300
@@ -65,6 +70,53 @@ class RedisStore:
         with self._asked("read", timeout) as server:
             data = server.get(self._key)
         return Stored(data, _token(data)) if isinstance(data, bytes) else None
+
+    def look(self, timeout: float) -> Stored | None:
+        """As `load`."""
+        return self.load(timeout)
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        """That the key can be read and may be set, and what the server's disk makes of that."""
+        what = f"Redis at {self._host}:{self._port}"
+        remedy = f"start it, or correct --checkpoint, {USERNAME} or {PASSWORD}"
+        try:
+            self.load(timeout)
+            yield Check.ok(what, f"{self} can be read")
+            what = "right to save"
+            remedy = "redis-cli ACL SETUSER USER +get +set +eval +select '~KEY' (docs/stores.md)"
+            with self._asked("written", timeout) as server:
+                may = server.eval(_MAY_SAVE, 1, self._key)
+            if may == 0:
+                yield Check.fail(what, f"{self} may not be written: allow GET, SET, EVAL and SELECT on it", remedy)
+            elif may == 1:
+                yield Check.ok(what, f"{self} may be set by a script")
+            else:
+                yield Check.ok(what, "scripts are allowed; whether they may SET, a server before Redis 7 does not tell")
+        except WatcherError as error:
+            yield Check.fail(what, error, remedy)
+            return
+        yield self._persistence(timeout)
+
+    def _persistence(self, timeout: float) -> Check:
+        what, page = "persistence", "docs/stores.md says what a crash then loses"
+        try:
+            with self._asked("read", timeout) as server:
+                told = {
+                    name: str(value)
+                    for each in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+                    for name, value in server.config_get(each).items()
+                }
+        except WatcherError:
+            unseen = "not to be seen by this user; with appendonly and appendfsync always, a crash loses nothing"
+            return Check.ok(what, unseen)
+        if told.get("maxmemory", "0") != "0" and told.get("maxmemory-policy") != "noeviction":
+            policy = told.get("maxmemory-policy")
+            return Check.warn(what, f"a full server drops keys ({policy})", "CONFIG SET maxmemory-policy noeviction")
+        if told.get("appendonly") == "yes":
+            return Check.ok(what, f"each change is written to a log, appendfsync {told.get('appendfsync')}; {page}")
+        if told.get("save"):
+            return Check.warn(what, f"snapshots only: a crash loses minutes; {page}", "CONFIG SET appendonly yes")
+        return Check.warn(what, "none: a restart loses the checkpoint", "CONFIG SET appendonly yes")
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Set the key, if it still has the value that is replaced."""

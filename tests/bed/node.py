@@ -1,8 +1,8 @@
 """A real node: the controllers, the scheduler, a kubelet, and containerd, which runs containers with runc.
 
 `python -m tests.bed.node COMMAND…`, as root, builds what is needed and runs a command where `Node` can be used: in a
-network, with mounts and process ids of its own. When the command ends, every process, mount and container of it is gone; what the kernel keeps
-for all (cgroups, three settings) is put back.
+network, with mounts and process ids of its own. When the command ends, every process, mount and container of it is
+gone; what the kernel keeps for all (cgroups, three settings) is put back.
 
 In that network there is a bridge and nothing else: no way out, no kube-proxy, no DNS. The bridge has the node's address
 and that of the Service `kubernetes`, so that pods reach the API server as everywhere; whatever else they are to reach
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Self
 
 from tests.bed import binaries, image
-from tests.bed.api import ClusterError
 from tests.bed.control_plane import ControlPlane
 from tests.bed.credentials import SERVICE
 from tests.bed.image import Image
@@ -36,9 +35,6 @@ from tests.bed.waiting import wait_until
 ADDRESS = "10.88.0.1"
 """The node's, on the bridge."""
 NAME = "n1"
-
-POD_LOGS = Path("/var/log/pods")
-"""A folder NAMESPACE_NAME_UID for each pod that is there, with a folder for each container."""
 
 _log = logging.getLogger(__name__)
 _BRIDGE = "cni0"
@@ -51,10 +47,11 @@ _BUILT = (
     binaries.argo_crds,
 )
 _SOCKET = "/run/containerd/containerd.sock"
-_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", str(POD_LOGS))
+_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
 """Folders that cannot be chosen: each is one of ours here."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP = "workflow-watcher-bed"
+_MEMORY_FILES = (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes"))
 _SETTINGS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 """What a kubelet sets for the whole machine."""
 _READY = timedelta(seconds=90)
@@ -69,6 +66,8 @@ class Node:
         self.plane = ControlPlane(
             folder / "control-plane", api_flags=["--advertise-address", ADDRESS, *api_flags], for_pods=True
         )
+        self.pod_logs = _ours(folder, "/var/log/pods")
+        """A folder NAMESPACE_NAME_UID for each pod that is there, with a folder for each container."""
         self._folder = folder
         self._images = images
         self._servers: list[Server] = []
@@ -102,9 +101,17 @@ class Node:
             self._servers.pop().kill()
         self.plane.stop()
 
-    def log_tails(self) -> str:
-        """The last lines of each server's log."""
-        return "\n".join(f"--- {server.name}\n{server.log_tail()}" for server in self._servers)
+    def leave_memory(self, pod_uid: str, container_id: str, spare_bytes: int) -> None:
+        """Let a running container have so much more memory than it has now, and not a byte more."""
+        for hierarchy in _hierarchies():
+            for cgroup in hierarchy.glob(f"{_CGROUP}/**/pod{pod_uid}/{container_id.rpartition('/')[2]}"):
+                for used, limit in _MEMORY_FILES:
+                    if (cgroup / limit).exists():
+                        has = int((cgroup / used).read_text())
+                        (cgroup / limit).write_text(str(has + spare_bytes))
+                        return
+        message = f"no container {container_id} runs here"
+        raise LookupError(message)
 
     def _start_controllers(self) -> None:
         kubeconfig = ["--kubeconfig", str(self.plane.kubeconfig())]
@@ -159,7 +166,7 @@ def _make_network() -> None:
 def _make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in _FIXED:
-        ours = folder / path.strip("/").replace("/", "-")
+        ours = _ours(folder, path)
         ours.mkdir()
         Path(path).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "--bind", str(ours), path], check=True)
@@ -183,6 +190,10 @@ def _make_folders(folder: Path) -> None:
     (folder / "cni").mkdir()
     _written(folder / "cni" / "pods.conflist", json.dumps(network))
     _written(folder / "resolv.conf", "nameserver 127.0.0.1\n")
+
+
+def _ours(folder: Path, fixed: str) -> Path:
+    return folder / fixed.strip("/").replace("/", "-")
 
 
 def _written(file: Path, text: str) -> str:

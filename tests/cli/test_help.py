@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["run", "backfill", "consume"]
+COMMANDS = ["run", "backfill", "consume", "doctor"]
 COMMAND = Path(sys.executable).with_name("workflow-watcher")
 VENDORS = {"kubernetes", "google", "grpc", "boto3", "botocore", "redis"}
 IMPORTED = """

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from job.message import Message
-from job.ports import Sink
+from job.ports import Sink, Verdict
 
 TIMEOUT = 10.0
 ReadBack = Callable[[], list[Message]]
@@ -28,7 +28,11 @@ def message(number: int, data: bytes = b"{}") -> Message:
 
 
 class SinkContract:
-    """What every sink does. A subclass has the fixtures `sink`, at first empty, and `stored`."""
+    """What every sink does.
+
+    A subclass has the fixtures `sink`, at first empty, `stored`, and `broken`, a sink that cannot be used before
+    somebody has mended something.
+    """
 
     def test_the_limits_allow_something(self, sink: Sink) -> None:
         """At least one lane, one message, and some bytes."""
@@ -90,6 +94,29 @@ class SinkContract:
 
         for lane in lanes:
             assert [number for number in found if number // 100 == lane] == [100 * lane + number for number in range(5)]
+
+    def test_checks_publish_nothing(self, sink: Sink, stored: ReadBack) -> None:
+        """What is stored stays as it is, and nothing is found that a run would fail at."""
+        sink.publish(0, [message(1)], TIMEOUT)
+        checks = list(sink.checks(TIMEOUT))
+
+        assert [check for check in checks if check.verdict is Verdict.FAIL] == []
+        assert checks
+        assert same(stored(), [message(1)])
+
+    def test_checks_come_before_the_first_message(self, sink: Sink, stored: ReadBack) -> None:
+        """Nothing has to be there for them that a run would make."""
+        assert [check for check in sink.checks(TIMEOUT) if check.verdict is Verdict.FAIL] == []
+        sink.publish(0, [message(1)], TIMEOUT)
+
+        assert same(stored(), [message(1)])
+
+    def test_what_is_broken_fails_a_check(self, broken: Sink) -> None:
+        """It raises nothing, and says what to do."""
+        failed = [check for check in broken.checks(TIMEOUT) if check.verdict is Verdict.FAIL]
+
+        assert failed
+        assert all(check.found and check.remedy for check in failed)
 
 
 def same(found: list[Message], published: list[Message]) -> bool:

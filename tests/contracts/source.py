@@ -13,7 +13,7 @@ import pytest
 
 from job.change import Kind, Object
 from job.errors import Expired, OutOfTime, Unavailable
-from job.ports import Bookmark, Event, Failure, Frame, Page, Query, Source
+from job.ports import Bookmark, Event, Failure, Frame, Page, Query, Source, Verdict
 
 SECONDS = 3
 """How long a watch is open: the least that is allowed."""
@@ -40,7 +40,11 @@ class World(Protocol):
 
 
 class SourceContract:
-    """What every source does. A subclass has the fixtures `world` and `source`, a source of the world's namespace."""
+    """What every source does.
+
+    A subclass has the fixtures `world`, `source`, a source of the world's namespace, and `broken`, one that cannot be
+    used before somebody has mended something.
+    """
 
     def test_a_list_is_the_state_now(self, world: World, source: Source) -> None:
         """Every object with its version and labels, and no data; the page's version is not older than any of them."""
@@ -253,6 +257,24 @@ class SourceContract:
     def test_the_namespace_exists(self, source: Source) -> None:
         """Where it can be known."""
         assert source.namespace_exists() in {True, None}
+
+    def test_checks_change_nothing(self, world: World, source: Source) -> None:
+        """With objects and without, what is listed stays as it is, and nothing is found that a run would fail at."""
+        checks = list(source.checks())
+        world.create("a")
+        before = source.list(Query(limit=MANY)).objects
+        checks += source.checks()
+
+        assert [check for check in checks if check.verdict is Verdict.FAIL] == []
+        assert checks
+        assert list(source.list(Query(limit=MANY)).objects) == list(before)
+
+    def test_what_is_broken_fails_a_check(self, broken: Source) -> None:
+        """It raises nothing, and says what to do."""
+        failed = [check for check in broken.checks() if check.verdict is Verdict.FAIL]
+
+        assert failed
+        assert all(check.found and check.remedy for check in failed)
 
 
 class _NoPatience:

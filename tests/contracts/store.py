@@ -7,14 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from job.ports import Conflict, Store, Stored
+from job.ports import Conflict, Store, Stored, Verdict
 
 TIMEOUT = 10.0
 MANY = bytes(range(256)) * 4096
 
 
 class StoreContract:
-    """What every store does. A subclass has the fixture `connect`: a new `Store` on the same, at first empty, place."""
+    """What every store does.
+
+    A subclass has the fixtures `connect`, a new `Store` on the same, at first empty, place, and `broken`, one that
+    cannot be used before somebody has mended something.
+    """
 
     @pytest.fixture
     def store(self, connect: Callable[[], Store]) -> Store:
@@ -101,6 +105,33 @@ class StoreContract:
         assert loaded(store).data == b""
         with pytest.raises(Conflict):
             store.save(b"one", None, TIMEOUT)
+
+    def test_who_looks_sees_what_a_load_would(self, store: Store, connect: Callable[[], Store]) -> None:
+        """None where there is no value, and then the value."""
+        assert connect().look(TIMEOUT) is None
+        store.save(MANY, None, TIMEOUT)
+
+        looked = connect().look(TIMEOUT)
+        assert (looked and looked.data) == MANY
+
+    def test_checks_change_nothing(self, store: Store, connect: Callable[[], Store]) -> None:
+        """Not before the first value, which nobody has to get ready for, and not after it: its token stays valid."""
+        before = list(connect().checks(TIMEOUT))
+        assert connect().look(TIMEOUT) is None
+        token = store.save(b"one", None, TIMEOUT)
+        after = list(connect().checks(TIMEOUT))
+
+        assert [check for check in before + after if check.verdict is Verdict.FAIL] == []
+        assert before
+        assert loaded(store).data == b"one"
+        store.save(b"two", token, TIMEOUT)
+
+    def test_what_is_broken_fails_a_check(self, broken: Store) -> None:
+        """It raises nothing, and says what to do."""
+        failed = [check for check in broken.checks(TIMEOUT) if check.verdict is Verdict.FAIL]
+
+        assert failed
+        assert all(check.found and check.remedy for check in failed)
 
 
 def loaded(store: Store) -> Stored:

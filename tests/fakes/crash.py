@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from job.message import Message
-from job.ports import Frame, Identity, Page, Patience, Query, Sink, Source, Store, Stored, Stream
+from job.ports import Check, Frame, Identity, Page, Patience, Query, Sink, Source, Store, Stored, Stream
 
 Step = Literal["load", "identity", "list", "watch", "frames", "decode", "publish", "published", "save", "saved"]
 STEPS: tuple[Step, ...] = (
@@ -71,6 +71,9 @@ class MortalSource:
         self._crash.at("decode")
         return self._source.decode(line)
 
+    def checks(self) -> Iterator[Check]:
+        return self._source.checks()
+
 
 class _MortalStream:
     def __init__(self, stream: Stream, crash: Crash) -> None:
@@ -102,6 +105,9 @@ class MortalSink:
         self._sink.publish(lane, messages, timeout)
         self._crash.at("published")
 
+    def checks(self, timeout: float) -> Iterator[Check]:
+        return self._sink.checks(timeout)
+
 
 class MortalStore:
     """A store until the crash."""
@@ -120,6 +126,12 @@ class MortalStore:
     def load(self, timeout: float) -> Stored | None:
         self._crash.at("load")
         return self._store.load(timeout)
+
+    def look(self, timeout: float) -> Stored | None:
+        return self._store.look(timeout)
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        return self._store.checks(timeout)
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         self._crash.at("save")

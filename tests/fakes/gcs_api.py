@@ -1,7 +1,7 @@
 """Google's JSON API for objects, as far as a checkpoint needs it, without the network.
 
-There is download, metadata, multipart and resumable upload, patch, delete, list, and buckets; no versions, no ACLs, and
-no decompression on the way out. https://cloud.google.com/storage/docs/json_api/v1
+There is download, metadata, multipart and resumable upload, patch, delete, list, buckets and the rights to them; no
+versions, no ACLs, and no decompression on the way out. https://cloud.google.com/storage/docs/json_api/v1
 """
 
 import json
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.fakes.gcs_objects import Objects, RefusedError, StoredObject, forbidden
 
-_PATH = re.compile(r"(/upload|/download)?/storage/v1/b(?:/([^/]+)(?:/(o)(?:/([^/]+))?)?)?")
+_PATH = re.compile(r"(/upload|/download)?/storage/v1/b(?:/([^/]+)(?:/(o|iam)(?:/([^/]+))?)?)?")
 _NAME = re.compile(rb'"name":\s*("(?:[^"\\]|\\.)*")')
 _CONTENT_TYPE = re.compile(rb"content-type:\s*([^\r\n]+)", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -44,6 +44,8 @@ class Kind(Enum):
     DELETE = auto()
     LIST = auto()
     BUCKET = auto()
+    RIGHTS = auto()
+    """Which of some permissions the caller has (testIamPermissions), which needs none."""
     OTHER = auto()
 
 
@@ -82,6 +84,14 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json; charset=UTF-8"
     media: bool = False
+
+
+def _query(text: str) -> dict[str, str]:
+    """The parameters; what is given several times has commas in between."""
+    query: dict[str, str] = {}
+    for key, value in parse_qsl(text, keep_blank_values=True):
+        query[key] = f"{query[key]},{value}" if key in query else value
+    return query
 
 
 def _json(content: Mapping[str, object]) -> Response:
@@ -150,10 +160,12 @@ class Api:
     def understand(self, method: str, url: str, headers: Mapping[str, str], head: bytes, size: int) -> Request:
         """Tell what is asked for; the head of the body is to hold the metadata of what is uploaded."""
         target = urlsplit(url)
-        query = dict(parse_qsl(target.query, keep_blank_values=True))
+        query = _query(target.query)
         found = _PATH.fullmatch(target.path)
         service, bucket, objects, name = (unquote(part or "") for part in found.groups()) if found else ("",) * 4
-        match method, service, bool(objects), bool(name):
+        match method, service, objects == "o", bool(name):
+            case "GET", "", False, True if (objects, name) == ("iam", "testPermissions"):
+                kind, name = Kind.RIGHTS, ""
             case "GET", "/download", True, True:
                 kind = Kind.READ
             case "GET", "", True, True:
@@ -200,6 +212,7 @@ class Api:
             Kind.DELETE: self._delete,
             Kind.LIST: self._list,
             Kind.BUCKET: self._bucket,
+            Kind.RIGHTS: self._rights,
         }
         return operations.get(request.kind, self._other)(request, body)
 
@@ -273,7 +286,14 @@ class Api:
         else:
             self.store.need("storage.buckets.get")
             self.store.bucket(name)
-        return _json({"kind": "storage#bucket", "id": name, "name": name, "location": "US"})
+        return _json({"kind": "storage#bucket", "id": name, "name": name, "location": "US", **self.store.settings})
+
+    def _rights(self, request: Request, body: bytes) -> Response:
+        self.store.bucket(request.bucket)
+        lacking = self.store.denied | self.store.conditional
+        granted = [right for right in request.query["permissions"].split(",") if right not in lacking]
+        kind = {"kind": "storage#testIamPermissionsResponse"}
+        return _json({**kind, "permissions": granted} if granted else kind)
 
     def _other(self, request: Request, body: bytes) -> Response:
         if request.query.get("upload_id") in self._uploads:

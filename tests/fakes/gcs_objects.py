@@ -100,6 +100,12 @@ class Objects:
     def __init__(self) -> None:
         self.denied: set[str] = set()
         """The permissions that the caller lacks, as `storage.objects.get`."""
+        self.conditional: set[str] = set()
+        """The permissions that the caller has on every object, and the bucket would not say so."""
+        self.keeps_preconditions = True
+        """Whether it looks at them, as not every emulator does."""
+        self.settings: dict[str, object] = {}
+        """Of every bucket: softDeletePolicy, versioning, lifecycle."""
         self._buckets: dict[str, dict[str, StoredObject]] = {}
         self._last_generation = 0
         self._lock = threading.RLock()
@@ -141,7 +147,7 @@ class Objects:
             if current is not None:
                 # What replaces an object deletes its old generation.
                 self.need("storage.objects.delete")
-            _check_preconditions(current, query)
+            self._check_preconditions(current, query)
 
     def write(
         self, bucket: str, name: str, data: bytes, properties: Mapping[str, object], query: Mapping[str, str]
@@ -207,8 +213,12 @@ class Objects:
         # Without versioning, no generation but the last one can be had.
         if current is None or query.get("generation", str(current.generation)) != str(current.generation):
             raise no_such_object(bucket, name)
-        _check_preconditions(current, query)
+        self._check_preconditions(current, query)
         return current
+
+    def _check_preconditions(self, current: StoredObject | None, query: Mapping[str, str]) -> None:
+        if self.keeps_preconditions:
+            _check_preconditions(current, query)
 
     def _next_generation(self) -> int:
         # Google's are microseconds too, by all appearances; only that they grow is promised.

@@ -135,6 +135,25 @@ class GcsServer(HttpServer[Request, Fault]):
         return self.api.store.denied
 
     @property
+    def conditional(self) -> set[str]:
+        """The permissions that the caller has on a condition about the names of objects, as all here meet it."""
+        return self.api.store.conditional
+
+    @property
+    def keeps_preconditions(self) -> bool:
+        """Whether it looks at them, as not every emulator does."""
+        return self.api.store.keeps_preconditions
+
+    @keeps_preconditions.setter
+    def keeps_preconditions(self, keeps: bool) -> None:
+        self.api.store.keeps_preconditions = keeps
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What every bucket says of itself, under the names of JSON, as `softDeletePolicy`."""
+        return self.api.store.settings
+
+    @property
     def before_write(self) -> Callable[[], object]:
         """Called when a write has come and before its preconditions are checked; `put` and `delete` do not call it."""
         return self.api.before_write

@@ -38,6 +38,7 @@ import grpc
 from google.pubsub_v1.types import PublishRequest, PublishResponse
 
 from tests.fakes.script import Injection, ScriptedServer
+from tests.fakes.topic_rights import NOT_AUTHORIZED, PUBLISH, TopicRights
 
 # https://cloud.google.com/pubsub/quotas#resource_limits
 _MOST_MESSAGES = 1_000
@@ -122,7 +123,7 @@ _Injection: TypeAlias = Injection[Request, Fault]
 UNAVAILABLE = Status(
     grpc.StatusCode.UNAVAILABLE, "The service was unable to fulfill your request. Please try again. [code=8a75]"
 )
-PERMISSION_DENIED = Status(grpc.StatusCode.PERMISSION_DENIED, "User not authorized to perform this action.")
+PERMISSION_DENIED = Status(grpc.StatusCode.PERMISSION_DENIED, NOT_AUTHORIZED)
 ANSWER_LOST = Status(
     grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline expired before operation could complete.", stored=True
 )
@@ -138,6 +139,8 @@ class PublisherServer(ScriptedServer[Request, Fault]):
         """Take the full names of topics; there are no others."""
         super().__init__(Stall)
         self.topics = set(topics)
+        self.rights = TopicRights(self.topics)
+        """Of the caller; and who subscribes. What a test takes away here is refused, too, when it is published to."""
         self.latency = 0.0
         """Seconds before anything is done with a request."""
         self.strict = True
@@ -213,10 +216,9 @@ class PublisherServer(ScriptedServer[Request, Fault]):
             publish = grpc.unary_unary_rpc_method_handler(
                 partial(self._publish, self._life), _parse, _Response.SerializeToString
             )
-            service = grpc.method_handlers_generic_handler("google.pubsub.v1.Publisher", {"Publish": publish})
             # The service's own limit is checked by us, and answered otherwise than that of gRPC.
             options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 1)]
-            server = grpc.server(threads, [service], options=options)
+            server = grpc.server(threads, self.rights.services(publish), options=options)
             server.add_insecure_port(self.address)
             server.start()
             self._running = server, threads
@@ -259,6 +261,8 @@ class PublisherServer(ScriptedServer[Request, Fault]):
         if deciding and not deciding.fault.stored:
             return self._decide(deciding)
         refusal = _refusal(request, self.topics, strict=self.strict)
+        if PUBLISH in self.rights.denied:
+            refusal = PERMISSION_DENIED
         with self.changed:
             if refusal:
                 self.give_back(injection for injection in claimed if injection.fault.stored)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Self
 
 from job.errors import Forbidden, Refused, Unavailable
 from job.message import Message
-from job.ports import Limits, Partly
+from job.ports import Check, Limits, Partly
 from job.sinks.sqs import deduplication
 
 _REMEMBERS = 300.0
@@ -111,6 +111,12 @@ class MemorySink:
 
     def open(self) -> None:
         """Nothing to get ready."""
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        if self.otherwise is Answer.STORED:
+            yield Check.ok("sink", "in memory")
+        else:
+            yield Check.fail("sink", f"the sink was told: {self.otherwise.name}", "tell it otherwise")
 
     def publish(self, lane: int, messages: Sequence[Message], timeout: float) -> None:
         self.before(lane)

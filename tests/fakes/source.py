@@ -29,7 +29,7 @@ import msgspec
 
 from job.change import Kind, Resource
 from job.errors import Expired, Unavailable
-from job.ports import Frame, Identity, Page, Patience, Query
+from job.ports import Check, Frame, Identity, Page, Patience, Query
 from job.sources import frames
 from tests.fakes.clock import Clock
 
@@ -374,6 +374,12 @@ class ModelSource:
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             message = f"a watch frame cannot be read: {error}"
             raise Unavailable(message) from error
+
+    def checks(self) -> Iterator[Check]:
+        if self.namespace_exists() is False:
+            yield Check.fail("namespace", f"namespace {self._namespace} does not exist", "create it")
+        else:
+            yield Check.ok("namespace", f"{self._namespace} exists")
 
     def _listing(self, query: Query) -> bytes:
         cluster = self._cluster

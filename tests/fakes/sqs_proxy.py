@@ -5,7 +5,7 @@
         ...
         assert proxy.requests[0].ids == (...)
 
-Only `SendMessageBatch` is looked at, in the JSON protocol:
+Only `SendMessageBatch` and `GetQueueAttributes` are looked at, in the JSON protocol:
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html. And it plays the STS
 where somebody asks it for the credentials of a role:
 https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html.
@@ -28,7 +28,7 @@ from tests.fakes.http_server import Handler, HttpServer, Listener
 if TYPE_CHECKING:
     from tests.fakes.script import Injection
 
-_TARGET = "AmazonSQS.SendMessageBatch"
+_TARGET, _ATTRIBUTES = "AmazonSQS.SendMessageBatch", "AmazonSQS.GetQueueAttributes"
 _ROLE = """
 <AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
   <AccessKeyId>test</AccessKeyId>
@@ -109,7 +109,15 @@ class NoRole:
     code: str
 
 
-Fault = Partial | Poison | Refusal | Body | LostAnswer | Stall | Delay | NoRole
+@dataclass(frozen=True)
+class NoAttributes:
+    """Answers this error to who asks for those of a queue."""
+
+    status: int
+    code: str
+
+
+Fault = Partial | Poison | Refusal | Body | LostAnswer | Stall | Delay | NoRole | NoAttributes
 
 
 class _Handler(Handler):
@@ -120,12 +128,15 @@ class _Handler(Handler):
         if body.startswith(b"Action=AssumeRoleWithWebIdentity"):
             self._give_role()
             return
+        if self.headers.get("X-Amz-Target") == _ATTRIBUTES:
+            self._give_attributes(body)
+            return
         if self.headers.get("X-Amz-Target") != _TARGET:
             self._answer(*self._forward(body))
             return
         proxy, request = self.server.fake, Request(tuple(json.loads(body)["Entries"]))
         proxy.record(request)
-        claimed = proxy.claim(request, lambda fault: not isinstance(fault, NoRole))
+        claimed = proxy.claim(request, lambda fault: not isinstance(fault, NoRole | NoAttributes))
         if not claimed:
             self._answer(*self._forward(body))
             return
@@ -142,7 +153,7 @@ class _Handler(Handler):
                 places = frozenset(place for place, each in enumerate(request.ids) if each in ids)
                 self._partly(content, places, {"SenderFault": True, "Code": "InvalidMessageContents"})
             case Refusal(status, code, message):
-                self._answer(status, json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": message}).encode())
+                self._refuse(status, code, message)
             case Body(content_):
                 self._answer(200, content_)
             case LostAnswer():
@@ -164,6 +175,17 @@ class _Handler(Handler):
                 status, code = injection.fault.status, injection.fault.code
                 body = f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
         self._answer(status, body.encode())
+
+    def _give_attributes(self, body: bytes) -> None:
+        for injection in self.server.fake.claim(Request(()), lambda fault: isinstance(fault, NoAttributes)):
+            self.server.fake.count(injection)
+            if isinstance(injection.fault, NoAttributes):
+                self._refuse(injection.fault.status, injection.fault.code, "said by the service")
+                return
+        self._answer(*self._forward(body))
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._answer(status, json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": message}).encode())
 
     def _partly(self, content: dict[str, Any], places: frozenset[int], reason: Mapping[str, object]) -> None:
         entries = content["Entries"]

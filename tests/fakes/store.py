@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Self
 
 from job.errors import Unavailable
-from job.ports import Conflict, Stored
+from job.ports import Check, Conflict, Stored
 
 
 class Save(Enum):
@@ -77,6 +77,15 @@ class MemoryStore:
                 message = "the store cannot be reached"
                 raise Unavailable(message)
             return None if self._data is None else Stored(self._data, self._generation)
+
+    def look(self, timeout: float) -> Stored | None:
+        return self.load(timeout)
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        if self.unreachable:
+            yield Check.fail("store", "the store cannot be reached", "let it be reachable")
+        else:
+            yield Check.ok("store", "in memory")
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         with self._lock:

@@ -33,6 +33,12 @@ class TestMemoryStore(StoreContract):
         store = MemoryStore()
         return lambda: store
 
+    @pytest.fixture
+    def broken(self) -> MemoryStore:
+        store = MemoryStore()
+        store.unreachable = True
+        return store
+
     def test_a_lost_answer_was_written(self) -> None:
         """The value is there, and the caller does not know."""
         store = MemoryStore()
@@ -69,6 +75,12 @@ class TestMemorySink(SinkContract):
     def stored(self, sink: Sink) -> Callable[[], list[Message]]:
         assert isinstance(sink, MemorySink)
         return lambda: sink.stored
+
+    @pytest.fixture
+    def broken(self) -> Iterator[MemorySink]:
+        with MemorySink() as sink:
+            sink.otherwise = Answer.BARRED
+            yield sink
 
     @pytest.mark.parametrize(
         ("answer", "error", "kept"),
@@ -136,6 +148,12 @@ class TestModelSource(SourceContract):
 
     @pytest.fixture
     def source(self, cluster: ModelCluster) -> Source:
+        return ModelSource(cluster)
+
+    @pytest.fixture
+    def broken(self) -> Source:
+        cluster = ModelCluster()
+        cluster.namespace_exists = False
         return ModelSource(cluster)
 
     @pytest.mark.parametrize("refusal", list(Refusal))

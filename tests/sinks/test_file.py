@@ -26,6 +26,10 @@ class TestFileSink(SinkContract):
         return FileSink(path)
 
     @pytest.fixture
+    def broken(self, path: Path) -> Sink:
+        return FileSink(path / "changes.jsonl")
+
+    @pytest.fixture
     def stored(self, path: Path) -> Callable[[], list[Message]]:
         return lambda: parsed(path.read_bytes())
 

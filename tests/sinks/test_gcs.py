@@ -71,6 +71,10 @@ class TestGcsSink(SinkContract):
         return sink_in(bucket)
 
     @pytest.fixture
+    def broken(self, bucket: str) -> Sink:
+        return sink_in("nowhere")
+
+    @pytest.fixture
     def stored(self, any_gcs: GcsServer | FakeGcsServer, bucket: str) -> ReadBack:
         """In the order of their generations: objects have no other."""
         client = Client("p", AnonymousCredentials(), client_options={"api_endpoint": any_gcs.url})

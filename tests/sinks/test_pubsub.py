@@ -55,6 +55,10 @@ class TestPubSubSink(SinkContract):
         return sink_to(topic, any_pubsub.address, monkeypatch, ordering=KEYS)
 
     @pytest.fixture
+    def broken(self, any_pubsub: PubSub, monkeypatch: pytest.MonkeyPatch) -> Sink:
+        return sink_to("projects/p/topics/nothing", any_pubsub.address, monkeypatch)
+
+    @pytest.fixture
     def stored(self, subscription: Subscription) -> ReadBack:
         return lambda: [cloud_event(received) for received in subscription.drain()]
 

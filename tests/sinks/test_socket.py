@@ -87,6 +87,10 @@ class _Contract(SinkContract):
         return sink_to(receiver.address)
 
     @pytest.fixture
+    def broken(self, tmp_path: Path) -> Sink:
+        return sink_to(f"unix:{tmp_path}/nobody.sock")
+
+    @pytest.fixture
     def stored(self, receiver: Receiver) -> ReadBack:
         return lambda: parsed(b"".join(receiver.stored))
 

@@ -108,6 +108,10 @@ class _Contract(SinkContract):
         return sink_to(queue)
 
     @pytest.fixture
+    def broken(self, queue: str) -> Sink:
+        return sink_to(queue.replace("changes-", "nothing-"))
+
+    @pytest.fixture
     def stored(self, moto: Moto, queue: str) -> ReadBack:
         return lambda: parsed("\n".join(moto.drain(queue)).encode())
 

@@ -13,7 +13,7 @@ import pytest
 
 from job.errors import SinkClosed, Unavailable
 from job.message import Message
-from job.ports import Sink
+from job.ports import Check, Sink
 from job.sinks.stdout import StdoutSink
 from tests.contracts.sink import TIMEOUT, SinkContract, message, parsed
 
@@ -28,6 +28,22 @@ def standard_output(file: int) -> Iterator[None]:
     finally:
         os.dup2(before, 1)
         os.close(before)
+
+
+class Closed:
+    """The sink, without a standard output while it is looked at."""
+
+    limits, open, publish = StdoutSink.limits, StdoutSink.open, StdoutSink.publish
+
+    def checks(self, timeout: float) -> Iterator[Check]:
+        before = os.dup(1)
+        os.close(1)
+        try:
+            found = list(StdoutSink().checks(timeout))
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
+        return iter(found)
 
 
 class IntoFile:
@@ -47,11 +63,18 @@ class IntoFile:
             StdoutSink().publish(lane, messages, timeout)
         os.close(file)
 
+    def checks(self, timeout: float) -> Iterator[Check]:
+        return StdoutSink().checks(timeout)
+
 
 class TestStdoutSink(SinkContract):
     @pytest.fixture
     def sink(self, tmp_path: Path) -> Sink:
         return IntoFile(tmp_path / "stdout")
+
+    @pytest.fixture
+    def broken(self) -> Sink:
+        return Closed()
 
     @pytest.fixture
     def stored(self, tmp_path: Path) -> Callable[[], list[Message]]:

@@ -50,6 +50,14 @@ class TestKubernetesSource(SourceContract):
 
     @pytest.fixture
     def source(self, control_plane: ControlPlane, namespace: str) -> Source:
-        connection = from_kubeconfig(str(control_plane.kubeconfig(namespace=namespace)), None)
-        resource = parse_resource("workflows.v1alpha1.argoproj.io")
-        return KubernetesSource(connection, resource, namespace, Deadline(PATIENCE))
+        return source_in(control_plane, namespace)
+
+    @pytest.fixture
+    def broken(self, control_plane: ControlPlane) -> Source:
+        return source_in(control_plane, "nowhere")
+
+
+def source_in(control_plane: ControlPlane, namespace: str) -> KubernetesSource:
+    connection = from_kubeconfig(str(control_plane.kubeconfig(namespace=namespace)), None)
+    resource = parse_resource("workflows.v1alpha1.argoproj.io")
+    return KubernetesSource(connection, resource, namespace, Deadline(PATIENCE))

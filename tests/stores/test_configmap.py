@@ -112,6 +112,10 @@ class TestConfigMapStore(StoreContract):
     def connect(self, connect: Connect) -> Connect:
         return connect
 
+    @pytest.fixture
+    def broken(self, control_plane: ControlPlane, namespace: str) -> Store:
+        return opened(control_plane.kubeconfig(namespace=namespace), namespace, "nothing")
+
 
 def test_a_pod_uses_its_service_account(
     control_plane: ControlPlane, cluster: Cluster, namespace: str, config_map: str, tmp_path: Path

@@ -24,6 +24,10 @@ class TestFileStore(StoreContract):
     def connect(self, tmp_path: Path) -> Callable[[], Store]:
         return lambda: FileStore(tmp_path / "checkpoint.json.gz")
 
+    @pytest.fixture
+    def broken(self, tmp_path: Path) -> Store:
+        return FileStore(tmp_path)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -56,6 +56,10 @@ class TestGcsStore(StoreContract):
         any_gcs.create_bucket(bucket)
         return lambda: store_in(bucket)
 
+    @pytest.fixture
+    def broken(self, connect: Connect) -> Store:
+        return store_in("nowhere")
+
     def test_a_missing_bucket_is_for_a_person(self, connect: Connect) -> None:
         """It is no first run: nothing could be saved at its end."""
         store = store_in("nowhere")
@@ -74,6 +78,11 @@ class TestGcsLeastRightsStore(StoreContract):
         gcs.create_bucket(BUCKET)
         gcs.denied.update({"storage.buckets.get", "storage.objects.list"})
         return lambda: store_in(BUCKET)
+
+    @pytest.fixture
+    def broken(self, connect: Connect, gcs: GcsServer) -> Store:
+        gcs.denied.add("storage.objects.create")
+        return store_in(BUCKET)
 
     def test_r15_nothing_else_is_asked_for(self, connect: Connect, gcs: GcsServer) -> None:
         """One request reads, one writes; none of them needs more than get, create and delete on the object."""

@@ -50,6 +50,10 @@ class TestRedisStore(StoreContract):
     def connect(self, valkey: Valkey, key: str) -> Connect:
         return lambda: store_at(valkey.url(key, database=3))
 
+    @pytest.fixture
+    def broken(self, valkey: Valkey, key: str) -> Store:
+        return store_at(valkey.url(key, database=9999))
+
 
 class TestRedisTlsStore(StoreContract):
     @pytest.fixture
@@ -59,6 +63,11 @@ class TestRedisTlsStore(StoreContract):
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         with tls_front(valkey, authority) as url:
             yield lambda: store_at(f"{url}/0?key={key}")
+
+    @pytest.fixture
+    def broken(self, valkey: Valkey, key: str) -> Iterator[Store]:
+        with tls_front(valkey, trustme.CA()) as url:  # whom nobody trusts
+            yield store_at(f"{url}/0?key={key}")
 
 
 @contextmanager
