@@ -1,5 +1,6 @@
 """The only entry point: `nox` checks and tests everything, `nox -s demo` shows it at work."""
 
+import os
 import tempfile
 import tomllib
 from pathlib import Path
