@@ -31,7 +31,7 @@ def test_the_deadline(deployment: Deployment, work: Work) -> None:
     assert ended.verdict == ("Failed", "DeadlineExceeded")
     assert (ended.summary["exit_code"], ended.summary["saved"]) == (0, True)
     assert ended.summary["to"] == str(saved.version)
-    assert_resumed(after, ended, deployment, work)
+    assert_resumed(after, deployment, work)
 
 
 def test_a_drain(deployment: Deployment, work: Work) -> None:
@@ -48,7 +48,7 @@ def test_a_drain(deployment: Deployment, work: Work) -> None:
 
     assert "DisruptionTarget" in {condition["type"] for condition in ended.pods[0]["status"]["conditions"]}
     assert (ended.summary["exit_code"], ended.summary["saved"]) == (0, True)
-    assert_resumed(after, ended, deployment, work)
+    assert_resumed(after, deployment, work)
 
 
 def test_out_of_memory(deployment: Deployment, work: Work, node: Node) -> None:
@@ -69,7 +69,7 @@ def test_out_of_memory(deployment: Deployment, work: Work, node: Node) -> None:
 
     assert killed.verdict == EXHAUSTED
     assert (killed.terminated["exitCode"], killed.terminated["reason"]) == (137, "OOMKilled")
-    assert_resumed(after, killed, deployment, work)
+    assert_resumed(after, deployment, work)
 
 
 def test_a_right_that_is_gone(deployment: Deployment, work: Work) -> None:
@@ -83,7 +83,7 @@ def test_a_right_that_is_gone(deployment: Deployment, work: Work) -> None:
 
     assert_a_person_must_act(failed)
     assert "cannot list resource" in failed.terminated["message"]
-    assert_resumed(after, failed, deployment, work)
+    assert_resumed(after, deployment, work)
 
 
 def test_a_topic_that_is_gone(deployment: Deployment, work: Work, pubsub: PubSub) -> None:
@@ -93,7 +93,7 @@ def test_a_topic_that_is_gone(deployment: Deployment, work: Work, pubsub: PubSub
     failed = deployment.tick()
 
     assert_a_person_must_act(failed)
-    assert f"pubsub://p/{deployment.namespace}" in failed.terminated["message"]
+    assert f"projects/p/topics/{deployment.namespace} does not exist" in failed.terminated["message"]
 
 
 def test_a_broker_that_hangs(deployment: Deployment, work: Work, pubsub: PubSub) -> None:
@@ -107,7 +107,7 @@ def test_a_broker_that_hangs(deployment: Deployment, work: Work, pubsub: PubSub)
     assert failed.verdict == EXHAUSTED
     assert failed.terminated["exitCode"] == 75
     assert json.loads(failed.terminated["message"]) == failed.summary
-    assert_resumed(after, failed, deployment, work)
+    assert_resumed(after, deployment, work)
 
 
 def assert_a_person_must_act(failed: Ended) -> None:
@@ -118,8 +118,10 @@ def assert_a_person_must_act(failed: Ended) -> None:
     assert json.loads(failed.terminated["message"]) == failed.summary
 
 
-def assert_resumed(after: Ended, before: Ended, deployment: Deployment, work: Work) -> None:
+def assert_resumed(after: Ended, deployment: Deployment, work: Work) -> None:
     """The next tick went on from the checkpoint, and with it everything is told."""
     assert after.verdict == COMPLETE
-    assert after.summary["start"] == "resumed"
+    # After two minutes the API server may have forgotten what etcd still knows.
+    assert after.summary["start"] in {"resumed", "expired"}
+    assert after.summary["gaps"] == []
     assert work.untold(deployment.messages()) == []
