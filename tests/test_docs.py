@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.node import PACKAGES
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
@@ -22,6 +24,15 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     ci = (ROOT / ".ci" / "run").read_text().replace(" --quiet", "")
 
     assert [step in ci.splitlines() for step in command.split(" && ")] == [True, True, True]
+
+
+def test_ci_installs_the_packages_of_the_readme() -> None:
+    """The packages that a real cluster needs are the same in the README, in CI, and where their absence is told."""
+    (packages,) = re.findall(r"\napt-get install (.*)\n", (ROOT / "README.md").read_text())
+    ci = (ROOT / ".ci" / "run").read_text()
+
+    assert f" {packages}\n" in ci
+    assert set(packages.split()) == PACKAGES - {"dpkg", "util-linux"}  # which every Debian has
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -37,6 +37,7 @@ _SOURCES = (
 )
 _PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg", "gcc": "gcc"}
 """What it takes, and Debian's package of it."""
+PACKAGES = frozenset({*_PROGRAMS.values(), "libc6-dev"})
 _RELEASE = "bookworm"
 _BUILDER = ("binutils", "python3-venv")
 _BASE = (
@@ -64,6 +65,7 @@ _PAUSE_C = """\
 #include <unistd.h>
 int main(void) { signal(SIGTERM, _exit); signal(SIGINT, _exit); for (;;) pause(); }
 """
+_VARIABLE = "BED_WATCHER_IMAGE"
 _KEPT = 3
 """Archives of earlier states of the sources: another test run may be at work with one."""
 _STAGES = ("library", "program")
@@ -132,14 +134,28 @@ class Image:
 
 def missing() -> list[str]:
     """What this machine lacks for building images, in words; nothing if they can be built."""
-    lacking = [f"{program} (apt-get install {package})" for program, package in _PROGRAMS.items() if not _has(program)]
+    found = lacking(_PROGRAMS)
+    if not Path("/usr/include/stdio.h").exists():
+        found.append("the headers of C (apt-get install libc6-dev)")
     if os.geteuid() != 0:
-        lacking.append("root, for the owners of files and for buildah's mounts")
-    return lacking
+        found.append("root, for the owners of files and for buildah's mounts")
+    return found
+
+
+def lacking(programs: Mapping[str, str]) -> list[str]:
+    """Which of these are not in the PATH, with Debian's package of each."""
+    return [f"{name} (apt-get install {package})" for name, package in programs.items() if shutil.which(name) is None]
+
+
+def found_by() -> dict[str, str]:
+    """Variables by which processes in another network find the image as it is now, whatever becomes of the sources."""
+    return {_VARIABLE: str(watcher_image().archive)}
 
 
 def watcher_image() -> Image:
     """Build the Dockerfile's image from what the sources are now, or find it."""
+    if archive := os.environ.get(_VARIABLE):
+        return _read(Path(archive), WATCHER)
     # Read once: somebody may be writing them.
     files = sorted(file for pattern in _SOURCES for file in REPOSITORY.glob(pattern))
     sources = {str(file.relative_to(REPOSITORY)): file.read_bytes() for file in files}
@@ -158,7 +174,10 @@ def _built(name: str, key: str, reference: str, build: Callable[[Path], None]) -
     archive.touch()  # used now
     for old in sorted(_folder().glob(f"{name}-*.tar"), key=lambda file: -file.stat().st_mtime)[_KEPT:]:
         old.unlink(missing_ok=True)
-        old.with_name(f"{old.name}.lock").unlink(missing_ok=True)
+    return _read(archive, reference)
+
+
+def _read(archive: Path, reference: str) -> Image:
     with tarfile.open(archive) as opened:
         index = opened.extractfile("index.json")
         assert index is not None
@@ -250,8 +269,8 @@ def _store() -> Iterator[list[str]]:
             yield buildah
         finally:
             # What a stage copied from stays mounted, and what has lost its name to a newer build stays on disk.
-            _answer([*buildah, "rm", "--all"])
-            _answer([*buildah, "rmi", "--prune"])
+            for tidy in (["rm", "--all"], ["rmi", "--prune"]):
+                subprocess.run([*buildah, *tidy], check=False, stdout=subprocess.DEVNULL)
 
 
 def _build_small(buildah: Sequence[str], reference: str, containerfile: str, files: dict[str, Path]) -> None:
@@ -284,10 +303,6 @@ def _reaching_packages(folder: Path) -> Iterator[tuple[Path, str]]:
     yield acquire, "/etc/apt/apt.conf.d/zz-machine"
 
 
-def _has(program: str) -> bool:
-    return shutil.which(program) is not None
-
-
 def _answer(command: list[str]) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -308,8 +323,8 @@ def _blob_path(digest: str) -> str:
 
 def main() -> int:
     """Build or find both images, and print what they are."""
-    if lacking := missing():
-        sys.stderr.write(f"no images can be built here; missing: {'; '.join(lacking)}\n")
+    if found := missing():
+        sys.stderr.write(f"no images can be built here; missing: {'; '.join(found)}\n")
         return 1
     for build in (pause_image, watcher_image):
         began = time.monotonic()

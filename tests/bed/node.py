@@ -1,8 +1,8 @@
 """A real node: the controllers, the scheduler, a kubelet, and containerd, which runs containers with runc.
 
-`python -m tests.bed.node COMMAND…`, as root, builds what is needed and runs a command where `Node` can be used: in a
-network, with mounts and process ids of its own. When the command ends, every process, mount and container of it is
-gone; what the kernel keeps for all (cgroups, three settings) is put back.
+`python -m tests.bed.node COMMAND…`, as root, builds what is needed and runs a command where `Node` can be used, once:
+in a network, with mounts and process ids of its own. When the command ends, or whoever started it dies, every process,
+mount and container of it is gone; a few empty folders may stay, mount points and cgroups.
 
 In that network there is a bridge and nothing else: no way out, no kube-proxy, no DNS. The bridge has the node's address
 and that of the Service `kubernetes`, so that pods reach the API server as everywhere; whatever else they are to reach
@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -39,24 +37,32 @@ NAME = "n1"
 _log = logging.getLogger(__name__)
 _BRIDGE = "cni0"
 _PLUGINS = Path("/usr/lib/cni")
-_PROGRAMS = {"containerd": "containerd", "runc": "runc", "ip": "iproute2", "unshare": "util-linux"}
-"""What it takes, and Debian's package of it."""
+_PROGRAMS = {"containerd": "containerd", "runc": "runc", "ip": "iproute2", "setpriv": "util-linux"}
+"""What it takes, and Debian's package of it; that of the plug-ins has no program."""
+PACKAGES = frozenset({*_PROGRAMS.values(), *image.PACKAGES, "containernetworking-plugins"})
+"""Debian's packages that a machine needs to be a node, and to build the image."""
 _BUILT = (
     *(binaries.etcd, binaries.kube_apiserver, binaries.kube_controller_manager, binaries.kube_scheduler),
     *(binaries.kubelet, binaries.kubectl, binaries.workflow_controller, binaries.pstest, binaries.fake_gcs_server),
     binaries.argo_crds,
 )
 _SOCKET = "/run/containerd/containerd.sock"
-_FIXED = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers", "/var/log/pods")
+_FIXED = (
+    *("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"),
+)
 """Folders that cannot be chosen: each is one of ours here."""
 _CGROUPS = Path("/sys/fs/cgroup")
-_CGROUP = "workflow-watcher-bed"
+_CGROUP_VARIABLE = "BED_NODE_CGROUP"
+"""Names the cgroup of all pods, and says that this is a place for a node."""
 _MEMORY_FILES = (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes"))
-_SETTINGS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
-"""What a kubelet sets for the whole machine."""
+_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+"""What a kubelet sets for the whole machine, and here in files of ours."""
 _READY = timedelta(seconds=90)
-# The last command of `sh` would take its place: as the first process of all, this one has to wait for the orphans.
-_INIT = ("bash", "-c", '"$@"; exit $?', "bash")
+# The last command of `bash` would take its place: as the first process of all, it has to wait for the orphans.
+_INIT = ("bash", "-c", 'ip link set lo up && "$@"; exit $?', "bash")
 
 
 class Node:
@@ -74,7 +80,7 @@ class Node:
 
     def __enter__(self) -> Self:
         began = time.monotonic()
-        if [name for _, name in socket.if_nameindex()] != ["lo"]:
+        if _CGROUP_VARIABLE not in os.environ:
             message = "this is the machine's own network: run the tests by `python -m tests.bed.node COMMAND…`"
             raise RuntimeError(message)
         _make_network()
@@ -103,8 +109,11 @@ class Node:
 
     def leave_memory(self, pod_uid: str, container_id: str, spare_bytes: int) -> None:
         """Let a running container have so much more memory than it has now, and not a byte more."""
+        container_id = container_id.rpartition("/")[2]
         for hierarchy in _hierarchies():
-            for cgroup in hierarchy.glob(f"{_CGROUP}/**/pod{pod_uid}/{container_id.rpartition('/')[2]}"):
+            for cgroup in hierarchy.glob(
+                f"{os.environ[_CGROUP_VARIABLE]}/**/pod{pod_uid}/{container_id.rpartition('/')[2]}"
+            ):
                 for used, limit in _MEMORY_FILES:
                     if (cgroup / limit).exists():
                         has = int((cgroup / used).read_text())
@@ -128,6 +137,7 @@ class Node:
         config = _written(self._folder / "kubelet.json", json.dumps(_kubelet(self._folder)))
         kubelet = [str(binaries.kubelet().path), "--config", config, "--kubeconfig", str(self.plane.kubeconfig())]
         kubelet += ["--hostname-override", NAME, "--node-ip", ADDRESS, "--root-dir", str(self._folder / "kubelet")]
+        kubelet += ["--cert-dir", str(self._folder / "kubelet-pki")]
         self._start(*kubelet)
 
     def _start(self, *command: str) -> Server:
@@ -139,19 +149,14 @@ class Node:
 
 def missing() -> list[str]:
     """What this machine lacks, in words; nothing if it can be a node, and build the image."""
-    lacking = [f"{program} (apt-get install {package})" for program, package in _PROGRAMS.items() if not _has(program)]
+    lacking = image.lacking(_PROGRAMS)
     if not (_PLUGINS / "bridge").exists():
         lacking.append(f"{_PLUGINS}/bridge (apt-get install containernetworking-plugins)")
     return lacking + image.missing()
 
 
-def _has(program: str) -> bool:
-    return shutil.which(program) is not None
-
-
 def _make_network() -> None:
     commands = [
-        "link set lo up",
         f"link add {_BRIDGE} type bridge",
         f"address add {ADDRESS}/16 dev {_BRIDGE}",
         f"address add {SERVICE}/32 dev {_BRIDGE}",
@@ -170,6 +175,11 @@ def _make_folders(folder: Path) -> None:
         ours.mkdir()
         Path(path).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "--bind", str(ours), path], check=True)
+    for name in _SETTINGS:
+        setting = Path("/proc/sys", name)
+        subprocess.run(
+            ["mount", "--bind", _written(_ours(folder, name), setting.read_text()), str(setting)], check=True
+        )
     # The plug-ins mount a pod's network here, for containers that start later to see.
     subprocess.run(["mount", "--make-shared", "/run/netns"], check=True)
     network = {
@@ -232,7 +242,7 @@ def _kubelet(folder: Path) -> dict[str, object]:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{_CGROUP}",
+        "cgroupRoot": f"/{os.environ[_CGROUP_VARIABLE]}",
         "containerRuntimeEndpoint": f"unix://{_SOCKET}",
         "enforceNodeAllocatable": [],
         # The disk is the machine's, and may be nearly full without hurting anybody here.
@@ -243,6 +253,7 @@ def _kubelet(folder: Path) -> dict[str, object]:
         "makeIPTablesUtilChains": False,
         "oomScoreAdj": 0,
         "resolvConf": f"{folder}/resolv.conf",
+        "volumePluginDir": f"{folder}/volume-plugins",
     }
 
 
@@ -260,19 +271,16 @@ def _is_ready(nodes: dict[str, list[dict[str, dict[str, list[dict[str, str]]]]]]
 
 
 @contextmanager
-def _kernel_state() -> Iterator[None]:
-    """Make the cgroups of the pods, and put back afterwards what is not of one network, mount or process."""
-    files = [Path("/proc/sys", name) for name in _SETTINGS]
-    before = [file.read_text() for file in files]
+def _cgroup() -> Iterator[str]:
+    """Make a cgroup for all pods, and remove it with all of theirs."""
+    name = f"workflow-watcher-bed-{os.getpid()}"
     for hierarchy in _hierarchies():
-        (hierarchy / _CGROUP).mkdir(exist_ok=True)
+        (hierarchy / name).mkdir()
     try:
-        yield
+        yield name
     finally:
-        for file, text in zip(files, before, strict=True):
-            file.write_text(text)
         for hierarchy in _hierarchies():
-            for cgroup, _, _ in os.walk(hierarchy / _CGROUP, topdown=False):
+            for cgroup, _, _ in os.walk(hierarchy / name, topdown=False):
                 with suppress(OSError):  # a process of it may not be quite gone
                     Path(cgroup).rmdir()
 
@@ -293,9 +301,11 @@ def main(command: Sequence[str]) -> int:
     for build in _BUILT:
         build()
     image.main()
-    apart = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    with _kernel_state():
-        return subprocess.run([*apart, *_INIT, *command], check=False).returncode
+    apart = ["setpriv", "--pdeathsig", "KILL", "unshare", "--kill-child", "--fork", "--net", "--pid", "--mount-proc"]
+    apart += ["--mount", "--propagation", "private"]
+    with _cgroup() as name:
+        variables = os.environ | {_CGROUP_VARIABLE: name, **image.found_by()}
+        return subprocess.run([*apart, *_INIT, *command], check=False, env=variables).returncode
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,15 +24,16 @@ from tests.bed.node import Node
 from tests.bed.pubsub import PubSub, cloud_event
 from tests.bed.waiting import wait_until
 from tests.history.truth import Message
+from tests.manifest import FILLED_IN, MANIFEST
 from tests.wire.told import id_of, ids
 
-MANIFEST = Path(__file__).parents[2] / "cronjob.yaml"
 NAME = "workflow-watcher"
 CLUSTER = "real"
 BUCKET = "checkpoints"
 # The schedule's minute, and a controller that looks every ten seconds.
 A_TICK = timedelta(seconds=90)
 A_RUN = timedelta(seconds=150)
+_OWED_S = 58  # startingDeadlineSeconds
 _SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 COMPLETE = ("Complete", "CompletionsReached")
 _ENDS = frozenset({"Complete", "Failed"})
@@ -145,8 +146,7 @@ class Deployment:
         self.admin.create_namespace(namespace)
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         self._merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
-        self._values = {
-            "GOOGLE_SERVICE_ACCOUNT": "watcher@p.iam.gserviceaccount.com",
+        self._values = FILLED_IN | {
             "IMAGE_BY_DIGEST": place.image.pinned,
             "CLUSTER_NAME": CLUSTER,
             "SINK_URL": f"pubsub://p/{namespace}",
@@ -201,8 +201,10 @@ class Deployment:
         return done.stdout
 
     @contextmanager
-    def scheduled(self) -> Iterator[None]:
-        """Let the schedule go on inside the block."""
+    def scheduled(self, *, owing: bool = True) -> Iterator[None]:
+        """Let the schedule go on inside the block, with the tick that was missed last, or with none that is owed."""
+        if not owing:
+            wait_until(lambda: datetime.now(UTC).second >= _OWED_S, A_TICK, "the end of the minute", every=OFTEN)
         self._suspend(value=False)
         try:
             yield
@@ -231,10 +233,6 @@ class Deployment:
         """Wait for the end of a Job."""
         wait_until(lambda: self.look_at(name).is_over, within, f"{name} to end", every=OFTEN)
         return self.look_at(name)
-
-    def wait_for_log(self, name: str, word: str) -> None:
-        """Wait until a pod of the Job has said this."""
-        wait_until(lambda: word in self.look_at(name).log, A_RUN, f"{name} to say {word}", every=OFTEN)
 
     def wait_for(self, answer: Json) -> None:
         """Wait until the message of this object of the API server's is in the queue."""

@@ -20,7 +20,7 @@ MEGABYTE = 1_000_000
 def test_the_deadline(deployment: Deployment, work: Work) -> None:
     """A run that activeDeadlineSeconds ends by SIGTERM leaves a clean checkpoint, from which the next tick resumes."""
     deployment.tick()
-    deployment.change_job(activeDeadlineSeconds=15)
+    deployment.change_job(activeDeadlineSeconds=30)
     deployment.set_environment(WATCHER_WINDOW="55s")
     ended = deployment.tick()
     saved = deployment.saved
@@ -46,6 +46,7 @@ def test_a_drain(deployment: Deployment, work: Work) -> None:
     work.stop()
     after = deployment.tick()
 
+    assert ended.verdict == COMPLETE
     assert "DisruptionTarget" in {condition["type"] for condition in ended.pods[0]["status"]["conditions"]}
     assert (ended.summary["exit_code"], ended.summary["saved"]) == (0, True)
     assert_resumed(after, deployment, work)

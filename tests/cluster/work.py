@@ -16,7 +16,7 @@ from tests.history.truth import Message, Truth, in_order, untold_versions
 
 _LAST = "the-last-one"
 _NOBODYS = {"workflows.argoproj.io/controller-instanceid": "nobody"}
-_LONGEST_S = 1_800
+_LONGEST_S = 800
 
 
 class Work:
@@ -31,6 +31,7 @@ class Work:
         self._threads = [threading.Thread(target=each, name=each.__name__) for each in (self._work, self._record)]
         self._version = ""
         self._error: Exception | None = None
+        self._complete = False
 
     def __enter__(self) -> Self:
         with self._plane.cluster() as cluster:
@@ -51,24 +52,25 @@ class Work:
             thread.join()
         if self._error is not None:
             raise self._error
+        assert self._complete, "the watch of the truth ended early"
 
     def untold(self, messages: Iterable[Message]) -> list[str]:
         """How the messages differ from all that happened, once it is stopped: every version and every deletion."""
         return untold_versions(self.truth, in_order(list(messages)))
 
     def _work(self) -> None:
-        try:
-            with self._plane.cluster() as cluster:
+        with self._plane.cluster() as cluster:
+            try:
                 for life in itertools.cycle((lives.deleted, lives.steps, lives.dag)):
                     name = life(self._plane, self._namespace)["metadata"]["name"]
                     if life is not lives.deleted:
                         cluster.delete(self._namespace, name)
                     if self._stopped.is_set():
                         break
-                # No controller touches it, and nothing comes after it.
-                cluster.create(self._namespace, _LAST, phase="", labels=_NOBODYS)
-        except Exception as error:  # noqa: BLE001 - raised in the test's thread
-            self._error = error
+            except Exception as error:  # noqa: BLE001 - raised in the test's thread
+                self._error = error
+            # No controller touches it, and nothing comes after it.
+            cluster.create(self._namespace, _LAST, phase="", labels=_NOBODYS)
 
     def _record(self) -> None:
         path = workflows_path(self._namespace)
@@ -77,10 +79,10 @@ class Work:
             cluster.watch(path, resourceVersion=self._version, timeoutSeconds=_LONGEST_S) as watch,
         ):
             for event in watch:
-                metadata = event["object"]["metadata"]
                 if event["type"] == "DELETED":
-                    self.truth.deleted(metadata["uid"])
+                    self.truth.deleted(event["object"]["metadata"]["uid"])
                 else:
                     self.truth.wrote(event["object"])
-                if metadata["name"] == _LAST or self._error is not None:
+                if event["object"]["metadata"]["name"] == _LAST:
+                    self._complete = True
                     return

@@ -79,7 +79,7 @@ def test_nothing_in_it_can_be_changed_by_its_user(files: Files) -> None:
     """Files belong to root, and nobody else may write them; there is nothing that gives its rights away."""
     inside = {path: file for path, file in files.items() if path not in OPEN}
 
-    assert [path for path, file in inside.items() if (file.uid, file.gid) == (NOBODY, NOBODY)] == []
+    assert [path for path, file in inside.items() if NOBODY in (file.uid, file.gid)] == []
     assert [path for path, file in inside.items() if file.mode & 0o002 and not file.issym()] == []
     assert [path for path, file in files.items() if file.mode & 0o6000 and file.isfile()] == []
     assert [path for path, file in files.items() if "SCHILY.xattr.security.capability" in file.pax_headers] == []
