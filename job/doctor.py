@@ -3,7 +3,8 @@
 Each adapter knows what it needs, and how to ask for it (`checks` of the ports). What only a run makes of their answers
 is here: whether the checkpoint is for it, and whether its next run will find the history that it goes on from.
 
-Every part has its own time, in a thread that nobody waits for longer: with all of them hanging it takes a minute.
+Every part has its own time, in a thread that nobody waits for longer: with all of them hanging, and the log-in before
+them, it takes a minute and a half.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
 from job import checkpoint as codec
-from job.change import Reason, Recovery
+from job.change import RECOVERABLE, Reason, Recovery
 from job.checkpoint import Checkpoint, RunRecord, Scope
 from job.errors import CheckpointUnusable, Expired, OutOfTime, WatcherError
 from job.ports import Check, Failure, Query, Source, Store, Verdict
 from job.run import Ports, resume
 from job.run.background import in_background
 from job.run.resume import Current
+from job.run.summary import RESUMED
 from job.settings import Initial, Settings
 
 RING = timedelta(seconds=75)
@@ -31,9 +34,13 @@ HISTORY = timedelta(minutes=5)
 """What etcd remembers where Kubernetes' defaults compact it."""
 PART = 12.0
 """Seconds for each part, whatever hangs in it."""
+_YOUNG = 18.0
+"""And for the first that needs Google's credentials, for which a run waits in a young pod."""
+_GOOGLE = {"pubsub", "gs"}
 REQUEST = 5.0
 _PATIENCE = 8.0
 _WATCH = 3
+_START = "starting point"
 _TOLD_BEFORE = {
     Reason.REWOUND: (
         "the cluster is at an earlier version: it was restored from a backup",
@@ -52,15 +59,15 @@ _LAST, _FEW = 20, 3
 
 
 class Brief:
-    """A patience that begins anew with each part. For the main thread, and one that it waits for."""
+    """A patience that begins anew with each check. For the main thread, and one that it waits for."""
 
     def __init__(self, seconds: float = _PATIENCE) -> None:
         self._seconds = seconds
         self.renew()
 
-    def renew(self) -> None:
+    def renew(self, more: float = 0.0) -> None:
         """Begin."""
-        self._until = time.monotonic() + self._seconds
+        self._until = time.monotonic() + self._seconds + more
 
     def left(self) -> float:
         """Seconds left."""
@@ -91,19 +98,21 @@ def examine(
         dead_letters = ports.dead_letters
         parts["dead letters"] = lambda: dead_letters.checks(REQUEST)
     parts["store"] = lambda: ports.store.checks(REQUEST)
+    addresses = {"sink": settings.sink, "dead letters": settings.dead_letter, "store": settings.checkpoint}
+    google = [part for part, address in addresses.items() if address and address.scheme in _GOOGLE]
     told, fine = set[Check](), dict[str, bool]()
     for part, checks in parts.items():
-        patience.renew()
+        more = _YOUNG if part in google[:1] else 0.0  # the others have the same credentials
         fine[part] = True
-        for check in _in_time(part, checks, part_seconds):
+        for check in _in_time(part, checks, part_seconds + more, patience, more):
             fine[part] &= check.verdict is not Verdict.FAIL
-            if check not in told:  # two of them may have the same credentials
+            if check not in told:
                 told.add(check)
                 yield check
-    patience.renew()
     if fine["store"]:
         source = ports.source if fine["cluster"] else None
-        yield from _in_time("checkpoint", lambda: checkpoint(settings, ports.store, source, now), part_seconds)
+        last = partial(checkpoint, settings, ports.store, source, now)
+        yield from _in_time("checkpoint", last, part_seconds, patience)
 
 
 def checkpoint(settings: Settings, store: Store, source: Source | None, now: Callable[[], datetime]) -> Iterator[Check]:
@@ -112,7 +121,7 @@ def checkpoint(settings: Settings, store: Store, source: Source | None, now: Cal
     try:
         stored = store.look(REQUEST)
         if stored is None:
-            yield _first(settings, source)
+            yield from _first(settings, source)
             return
         saved = codec.decode(stored.data)
     except CheckpointUnusable as error:
@@ -123,14 +132,13 @@ def checkpoint(settings: Settings, store: Store, source: Source | None, now: Cal
     except WatcherError as error:
         yield Check.fail(what, error, "see the checks of the store")
         return
-    at = f"version {saved.version}, {len(saved.inventory)} objects, saved {saved.saved_at}"
-    yield Check.ok(what, f"{settings.checkpoint} can be read: {at}")
+    yield _read(settings, saved)
     mismatch = _scope(saved.scope, settings.scope)
     yield mismatch
     if settings.resource_version:
         unfit = f"--resource-version is for a first run, and the checkpoint {settings.checkpoint} exists already"
-        yield Check.fail("starting point", unfit, "leave --resource-version out")
-    if not mismatch.remedy:
+        yield Check.fail(_START, unfit, "leave --resource-version out")
+    if mismatch.verdict is not Verdict.FAIL:
         yield from _position(saved, source, now())
         yield schedule(saved.runs)
 
@@ -138,38 +146,59 @@ def checkpoint(settings: Settings, store: Store, source: Source | None, now: Cal
 def schedule(runs: Sequence[RunRecord]) -> Check:
     """How far apart the last runs began, and what the API server and etcd still had when they did."""
     what, runs = "schedule", runs[-_LAST:]
-    starts = [datetime.fromisoformat(run.started_at) for run in runs]
     if len(runs) < _FEW:
         return Check.ok(what, f"{len(runs)} runs so far: too few to tell")
-    gap = timedelta(seconds=median((then - first).total_seconds() for first, then in pairwise(starts)))
-    aged = [(run, timedelta(seconds=run.age_seconds)) for run in runs if run.age_seconds is not None]
-    resumed = [age for run, age in aged if run.start == "resumed"]
-    refused = [age for run, age in aged if run.start in {Reason.EXPIRED, Reason.SILENT}]
-    lost = [run for run, _ in aged if run.recovery in {Recovery.COMPACTED, Recovery.LATE, Recovery.REFUSED}]
+    try:
+        starts = sorted(datetime.fromisoformat(run.started_at) for run in runs)
+        gap = timedelta(seconds=median((then - first).total_seconds() for first, then in pairwise(starts)))
+        aged = [(run, timedelta(seconds=max(0.0, run.age_seconds))) for run in runs if run.age_seconds is not None]
+    except (ValueError, TypeError, OverflowError) as error:  # the codec takes any text and any number for these
+        unreadable = f"the records of the last runs cannot be read: {error}"
+        return Check.warn(what, unreadable, f"nothing: {_LAST} further runs replace them")
+    resumed = [age for run, age in aged if run.start == RESUMED]
+    refused = [(run.recovery, age) for run, age in aged if run.start in RECOVERABLE]
+    sampled = [age for recovery, age in refused if recovery == Recovery.SAMPLED]
+    # With --recover 0s nothing is read back, and nothing is said of it.
+    lost = [age for recovery, age in refused if recovery not in {Recovery.COMPLETE, Recovery.SAMPLED}]
     found = f"{len(runs)} runs, {_shown(gap)} apart (median)"
     if resumed:
         found += f"; {len(resumed)} resumed, from versions of up to {_shown(max(resumed))}"
     if refused:
-        found += f"; {len(refused)} were refused, from {_shown(min(refused))} on"
+        found += f"; {len(refused)} were refused, from {_shown(min(age for _, age in refused))} on"
         found += f", and {len(lost)} of them lost history" if lost else ", and read the history back"
+    if sampled:
+        found += f", {len(sampled)} of them in samples: what lived for a moment may be missing"
     if lost:
-        most = min(refused, default=HISTORY) if gap <= HISTORY else HISTORY
-        remedy = (
-            f"let them start less than {_shown(max(most, RING))} apart, or give them a longer --window or --recover"
-        )
-        return Check.warn(what, found, remedy)
+        return _losing(what, found, gap, lost)
     if gap > HISTORY and refused:
         return Check.warn(what, f"{found}; etcd promises {_shown(HISTORY)}", "let them start every four minutes")
+    if sampled:
+        return Check.warn(what, found, "let them start more often, or give them a longer --window or --recover")
     return Check.ok(what, found)
 
 
-def _in_time(part: str, checks: Callable[[], Iterator[Check]], seconds: float) -> Iterator[Check]:
-    """The checks of a part, as they come; what hangs is left."""
+def _losing(what: str, found: str, gap: timedelta, lost: Sequence[timedelta]) -> Check:
+    """What to do where runs lose history; a number only where it changes something."""
+    if min(lost) > max(2 * gap, HISTORY):  # it is no matter of the schedule
+        missing = f"before each of these no run had come so far for {_shown(min(lost))} or more"
+        return Check.warn(what, f"{found}; {missing}", "look why runs were missing, or failed (kubectl get jobs)")
+    most, longer = HISTORY if gap > HISTORY else max(min(lost), RING), "a longer --window or --recover"
+    if most < gap:
+        return Check.warn(what, found, f"let them start less than {_shown(most)} apart, or give them {longer}")
+    return Check.warn(what, found, f"give them {longer}")
+
+
+def _in_time(
+    part: str, checks: Callable[[], Iterator[Check]], seconds: float, patience: Brief, more: float = 0.0
+) -> Iterator[Check]:
+    """The checks of a part, as they come, with `more` patience for the first; what hangs is left."""
     answers: queue.SimpleQueue[Check | None] = queue.SimpleQueue()
+    patience.renew(more)
 
     def ask() -> None:
         try:
             for check in checks():
+                patience.renew()  # before the next is asked for
                 answers.put(check)
         finally:
             answers.put(None)
@@ -190,43 +219,63 @@ def _in_time(part: str, checks: Callable[[], Iterator[Check]], seconds: float) -
         yield check
 
 
-def _first(settings: Settings, source: Source | None) -> Check:
-    about = ""
-    if source:
+def _read(settings: Settings, saved: Checkpoint) -> Check:
+    known = sum(known.told and not known.deleted for known in saved.inventory.values())
+    objects = f"{known} objects" if saved.whole else "without its inventory"
+    at = f"version {saved.version}, {objects}, saved {saved.saved_at or 'nobody knows when'}"
+    found = f"{settings.checkpoint} can be read: {at}"
+    if saved.whole:
+        return Check.ok("checkpoint", found)
+    small = f"{found}, for which the store had no room: after a gap a run cannot tell what is gone"
+    return Check.warn("checkpoint", small, "use a store that takes more (docs/stores.md)")
+
+
+def _first(settings: Settings, source: Source | None) -> Iterator[Check]:
+    what, found = "checkpoint", "there is none yet"
+    if not source:
+        yield Check.ok(what, found)
+        return
+    start = settings.resource_version
+    try:
         page = source.list(Query(limit=1))
-        count = len(page.objects) + (page.remaining or 0)
-        does = "publishes" if settings.initial is Initial.PUBLISH and not settings.resource_version else "skips"
-        matching = ", those of them that match --selector" if settings.scope.selector else ""
-        about = f": a first run {does} about {count} objects{matching}"
-    return Check.ok("checkpoint", f"there is none yet{about}")
+        kept = not start or start > page.version or _is_listable(source, start)
+    except WatcherError as error:
+        yield Check.ok(what, found)
+        yield Check.warn("first run", f"what it begins with, cannot be told: {error}", "ask again")
+        return
+    count = len(page.objects) + (page.remaining or 0)
+    does = "publishes" if settings.initial is Initial.PUBLISH and not start else "skips"
+    matching = ", those of them that match --selector" if settings.scope.selector else ""
+    yield Check.ok(what, f"{found}: a first run {does} about {count} objects{matching}")
+    if start and start > page.version:
+        ahead = f"--resource-version {start} is in the future: the cluster is at {page.version}"
+        yield Check.fail(_START, ahead, "correct --resource-version, or leave it out")
+    elif not kept:
+        gone = f"the API server no longer has --resource-version {start}"
+        yield Check.fail(_START, gone, "start without --resource-version")
 
 
 def _scope(found: Scope, wanted: Scope) -> Check:
     """All that differs, where a run tells the first of it (R6)."""
-    what, differences = "scope", []
-    for name in Scope.__struct_fields__:
-        theirs, ours = getattr(found, name), getattr(wanted, name)
-        if theirs != ours:
-            nothing = "all namespaces" if name == "namespace" else "(none)"
-            differences.append(f"it belongs to {name} {theirs or nothing}, and this run has {ours or nothing}")
+    what, differences = "scope", "; ".join(resume.differences(found, wanted))
     if not differences:
         return Check.ok(what, f"the checkpoint is for this cluster, {wanted.resource}, namespace, selector and sink")
     remedy = (
         "use another --checkpoint for this scope (one that ends in / is completed with it), go back to these options, "
         "or remove that one to publish everything from the beginning"
     )
-    return Check.fail(what, "; ".join(differences), remedy)
+    return Check.fail(what, differences, remedy)
 
 
 def _position(saved: Checkpoint, source: Source | None, now: datetime) -> Iterator[Check]:
     """Whether the history behind the saved version is still there, and where."""
     what = "age"
     age = now - datetime.fromisoformat(saved.current_at) if saved.current_at else None
-    old = f"version {saved.version} was the present {_shown(age)} ago" if age is not None else "it has no age yet"
+    ago = _shown(max(age, timedelta())) if age is not None else ""
+    old = f"version {saved.version} was the present {ago} ago" if ago else "it has no age yet"
     if age is not None and age < -RING:
         ahead = f"version {saved.version} is from {_shown(-age)} in the future"
-        yield Check.warn(what, ahead, "compare the clocks of the machines that run this")
-        return
+        yield Check.warn("clocks", ahead, "compare the clocks of the machines that run this")
     if not source:
         yield Check.ok(what, old)
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from job.errors import ActionNeeded, Forbidden, Unauthorized, WatcherError
 from job.google_storage import Bucket, attempt, line, translated
-from job.ports import Check
+from job.ports import Check, Verdict
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GET, CREATE, DELETE = "storage.objects.get", "storage.objects.create", "storage.objects.delete"
 _NEVER = {"if_generation_match": 1, "if_metageneration_match": 2**62}
 """Holds for no object: generations count microseconds since 1970, and nobody changes metadata that often."""
-_OF_RIGHTS = "storage.objects."
+OF_RIGHTS = "storage.objects."
 """In what a 403 says that is about rights; of an absent object it names the one to list, since that would tell."""
 _NO_CHECKSUM = "AAAAAA=="
 """Not that of the data it is sent with: even a server that knew no preconditions would refuse them."""
@@ -50,7 +50,7 @@ def checks(place: Place, wanted: Sequence[str], timeout: float, *, replaced: boo
     if not bucket.emulated:
         credentials = bucket.credentials.check()
         yield credentials
-        if credentials.remedy:
+        if credentials.verdict is Verdict.FAIL:
             return
     try:
         granted = permissions(place, wanted, timeout)
@@ -104,9 +104,15 @@ def _kept(place: Place, timeout: float) -> Iterator[Check]:
                 return
             days = int(bucket.soft_delete_policy.retention_duration_seconds or 0) / 86400
             versioned, rules = bool(bucket.versioning_enabled), list(bucket.lifecycle_rules)
+            held, kept = bool(bucket.default_event_based_hold), int(bucket.retention_period or 0)
     except WatcherError as error:
         yield Check.warn(what, error, "ask again")
         return
+    if held or kept:
+        found = "new objects are held" if held else f"objects are kept for {kept} s"
+        instead = "--no-default-event-based-hold" if held else "--clear-retention-period"
+        remedy = f"gcloud storage buckets update gs://{name} {instead}, or another bucket"
+        yield Check.fail("retention policy", f"{found}: no checkpoint can be replaced meanwhile", remedy)
     if days:
         found = f"on: every checkpoint that is replaced is kept, and billed, for {days:g} days"
         yield Check.warn("soft delete", found, f"gcloud storage buckets update gs://{name} --clear-soft-delete")
@@ -134,7 +140,7 @@ def _right(place: Place, right: str, granted: set[str], timeout: float) -> Check
     with translated(place.shown, "looked at", option=place.option, grant=right):
         refusal = _refusal(_ASKED[right], place, timeout)
     said = line(refusal) if refusal else ""
-    if said and _OF_RIGHTS not in said:
+    if said and OF_RIGHTS not in said:
         return Check.fail(what, said, f"gcloud storage buckets describe gs://{place.bucket.name}")
     if right in said:
         remedy = (

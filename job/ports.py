@@ -35,7 +35,8 @@ class Verdict(StrEnum):
     WARN = "warn"
     """Runs work, and lose or cost something that a person may want to know of; or it cannot be known."""
     FAIL = "fail"
-    """No run will work before a person has acted."""
+    """No run will work before a person has acted; a receiver that is away may come back by itself, and dead letters are
+    needed by the first message that is refused."""
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import typer
@@ -16,11 +17,16 @@ from job.cli import options
 from job.cli.prepare import prepare, with_options_of
 from job.cli.report import complain, conclude, default_format
 from job.cli.run import run
-from job.errors import ActionNeeded, ExitCode, UsageError, WatcherError
+from job.errors import ActionNeeded, ExitCode, Unavailable, UsageError, WatcherError
 from job.logs import LogFormat, event, set_up
 from job.ports import Check, Verdict
+from job.run.background import in_background
 
 _WIDTH = max(map(len, Verdict))
+_LOG_IN = 15.0
+"""Seconds for a plug-in of the kubeconfig, which may wait for somebody to log in."""
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +77,7 @@ def _checks(context: typer.Context, of_a_run: Mapping[str, Any]) -> Iterator[Che
 
     patience = Brief()
     try:
-        settings, ports = prepare(context, patience, **of_a_run)
+        settings, ports = in_time(partial(prepare, context, patience, **of_a_run), _LOG_IN)
     except UsageError:
         raise
     except WatcherError as error:
@@ -80,18 +86,31 @@ def _checks(context: typer.Context, of_a_run: Mapping[str, Any]) -> Iterator[Che
     yield from examine(settings, ports, patience)
 
 
-def _say(line: str) -> None:
+def in_time(log_in: Callable[[], Result], seconds: float) -> Result:
+    """What it gives. Raises `Unavailable` when it takes longer."""
     try:
-        print(line, flush=True)
-    except BrokenPipeError:  # nobody reads any further; the exit code is still to be found out
+        return in_background("doctor-log-in", log_in).result(seconds)
+    except TimeoutError as error:
+        message = f"nothing was heard within {seconds:g} s of what the kubeconfig has for it"
+        raise Unavailable(message) from error
+
+
+def _say(line: str) -> None:
+    encoding = sys.stdout.encoding
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:  # nobody reads any further, or a disk is full; the exit code is still to be found out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _line(check: Check) -> str:
     remedy = f" -> {check.remedy}" if check.remedy else ""
-    return " ".join(f"{check.verdict:{_WIDTH}} {check.what}: {check.found}{remedy}".splitlines())
+    words = " ".join(f"{check.verdict:{_WIDTH}} {check.what}: {check.found}{remedy}".splitlines())
+    # What a server has said may have what moves a terminal's cursor, and a path bytes that are no text.
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
 
 
 def _object(check: Check) -> str:
     members = {"verdict": check.verdict, "what": check.what, "found": check.found, "next": check.remedy}
-    return msgspec.json.encode(members).decode()
+    readable = {name: text.encode(errors="backslashreplace").decode() for name, text in members.items()}
+    return msgspec.json.encode(readable).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from job.change import Reason
@@ -21,17 +22,23 @@ class Current:
     version: int
 
 
-def check_scope(found: Scope, wanted: Scope) -> None:
-    """Refuse a checkpoint of another scope: its inventory would be told as this scope's own (R6)."""
+def differences(found: Scope, wanted: Scope) -> Iterator[str]:
+    """What a checkpoint of another scope belongs to, and this run does not."""
     for name in Scope.__struct_fields__:
         theirs, ours = getattr(found, name), getattr(wanted, name)
         if theirs != ours:
             nothing = "all namespaces" if name == "namespace" else "(none)"
-            message = (
-                f"it belongs to {name} {theirs or nothing}, and this run has {ours or nothing}; "
-                "use another --checkpoint for this scope, or remove that one to publish everything from the beginning"
-            )
-            raise CheckpointUnusable(message)
+            yield f"it belongs to {name} {theirs or nothing}, and this run has {ours or nothing}"
+
+
+def check_scope(found: Scope, wanted: Scope) -> None:
+    """Refuse a checkpoint of another scope: its inventory would be told as this scope's own (R6)."""
+    for difference in differences(found, wanted):
+        message = (
+            f"{difference}; "
+            "use another --checkpoint for this scope, or remove that one to publish everything from the beginning"
+        )
+        raise CheckpointUnusable(message)
 
 
 def check_cluster(saved: Identity, current: Identity) -> None:

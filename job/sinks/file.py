@@ -62,15 +62,29 @@ class FileSink:
 
     def checks(self, timeout: float) -> Iterator[Check]:  # noqa: ARG002 - a disk has no time-out
         """That the file, or else one in its folder, can be written."""
-        what, folder = "sink file", self._path.parent
-        if self._path.is_dir() or not folder.is_dir():
-            wrong = f"{self._path} is a folder" if self._path.is_dir() else f"the folder {folder} does not exist"
-            yield Check.fail(what, wrong, f"mkdir -p {folder}, or correct --sink")
-        elif not os.access(self._path if self._path.exists() else folder, os.R_OK | os.W_OK):
-            yield Check.fail(what, f"{self._path} may not be written", f"let this user write to {folder}")
-        else:
-            size = f", and has {self._path.stat().st_size} bytes" if self._path.exists() else ", and is not there yet"
-            yield Check.ok(what, f"{self._path} can be written{size}")
+        what = "file"  # of messages, or of dead letters
+        try:
+            yield self._check(what)
+        except (OSError, RuntimeError) as error:  # a folder that may not be searched, a name too long; a loop of links
+            remedy = "name another file, or let this user search the folders on the way there"
+            said = getattr(error, "strerror", None) or error
+            yield Check.fail(what, f"{self._path} cannot be looked at: {said}", remedy)
+
+    def _check(self, what: str) -> Check:
+        folder = self._path.parent
+        if self._path.is_dir():
+            return Check.fail(what, f"{self._path} is a folder", "name a file")
+        if not folder.is_dir():
+            return Check.fail(what, f"the folder {folder} does not exist", f"mkdir -p {folder}, or name another file")
+        try:
+            state = f"has {self._path.stat().st_size} bytes"
+            writable = os.access(self._path, os.R_OK | os.W_OK)
+        except FileNotFoundError:
+            state = "is not there yet"
+            writable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+        if not writable:
+            return Check.fail(what, f"{self._path} may not be written", f"let this user write to {folder}")
+        return Check.ok(what, f"{self._path} can be written, and {state}")
 
 
 def _append(file: int, data: bytes) -> None:

@@ -151,7 +151,7 @@ class PubSubSink:
             what = f"message {ids[0]}" if len(ids) == 1 else f"one of {len(ids)} messages"
             return Refused(f"{topic} refused {what}: {said}", ids)
         if status is StatusCode.NOT_FOUND:
-            return ActionNeeded(f"{topic} does not exist: create it, or correct --sink ({said})")
+            return ActionNeeded(f"{topic} does not exist: create it, or correct the address ({said})")
         if status is StatusCode.PERMISSION_DENIED:
             return Forbidden(f"the credentials may not publish to {topic}: grant roles/pubsub.publisher ({said})")
         if status is StatusCode.UNAUTHENTICATED:

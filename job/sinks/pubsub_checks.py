@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from job.credentials import GoogleCredentials
-from job.ports import Check
+from job.ports import Check, Verdict
 
 if TYPE_CHECKING:
     from grpc import Channel, RpcError
@@ -29,9 +29,9 @@ def of(topic: str, channel: Channel, credentials: GoogleCredentials, timeout: fl
     """The right to publish, the topic, and its subscriptions."""
     asked = _Asked(topic, channel, credentials, timeout)
     may_publish = asked.rights()
-    there = asked.topic(may_publish)
+    there = asked.topic()
     yield there
-    if there.remedy:
+    if there.verdict is Verdict.FAIL:
         return
     yield may_publish
     yield asked.subscriptions()
@@ -48,6 +48,8 @@ class _Asked:
         self._timeout = timeout
         self._retained = 0.0
         """Seconds for which the topic itself keeps messages."""
+        self._granted = False
+        """Whether it is known that publishing is allowed."""
 
     def rights(self) -> Check:
         """Whether publishing is allowed."""
@@ -65,13 +67,14 @@ class _Asked:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return Check.ok(what, "what stands in for Pub/Sub here knows no rights")
             return Check.warn(what, f"it cannot be told: {_said(error)}", self._grant("roles/pubsub.publisher"))
-        if _PUBLISH in answer.permissions:
+        self._granted = _PUBLISH in answer.permissions
+        if self._granted:
             return Check.ok(what, _PUBLISH)
         found = f"the credentials may not publish to {self._topic}"
         return Check.fail(what, found, self._grant("roles/pubsub.publisher"))
 
-    def topic(self, may_publish: Check) -> Check:
-        """Whether it exists: who may publish to it knows, although it may not be seen."""
+    def topic(self) -> Check:
+        """After `rights`: whether it exists: who may publish to it knows, although it may not be seen."""
         import grpc
         from google.pubsub_v1.types import GetTopicRequest, Topic
 
@@ -79,7 +82,7 @@ class _Asked:
         try:
             found = self._ask(_TOPIC, GetTopicRequest.pb()(topic=self._topic), Topic.pb(), "topic")
         except grpc.RpcError as error:
-            return self._unseen(what, error, may_publish)
+            return self._unseen(what, error)
         self._retained = found.message_retention_duration.ToTimedelta().total_seconds()
         return Check.ok(what, f"{self._topic} exists")
 
@@ -104,14 +107,14 @@ class _Asked:
             return Check.warn(what, kept, f"{create}, and seek it to a time before")
         return Check.warn(what, "there is none: what is published is lost", create)
 
-    def _unseen(self, what: str, error: RpcError, may_publish: Check) -> Check:
+    def _unseen(self, what: str, error: RpcError) -> Check:
         from grpc import StatusCode
 
         create, status = self._command("topics create {}"), error.code()
         if status is StatusCode.NOT_FOUND:
-            return Check.fail(what, f"{self._topic} does not exist", f"{create}, or correct --sink")
+            return Check.fail(what, f"{self._topic} does not exist", f"{create}, or correct the address")
         if status is StatusCode.PERMISSION_DENIED:
-            if may_publish.found == _PUBLISH:
+            if self._granted:
                 return Check.ok(what, "it may be published to, so it exists; to be seen it needs " + _GET)
             found = f"{self._topic} does not exist, or these credentials have no right to it at all"
             return Check.fail(what, found, f"{create}, or {self._grant('roles/pubsub.publisher')}")

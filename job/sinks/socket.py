@@ -102,7 +102,7 @@ class SocketSink:
 
     def checks(self, timeout: float) -> Iterator[Check]:
         """That the receiver is there, and is trusted; it is told nothing."""
-        what, remedy = "receiver", f"start it, or correct --sink; it is to answer as {_PAGE} says"
+        what, remedy = "receiver", f"start it, or correct the address; it is to answer as {_PAGE} says"
         try:
             self._connected(min(_CONNECT_SECONDS, timeout)).close()
         except ActionNeeded as error:

@@ -69,6 +69,10 @@ _OPERATION = "SendMessageBatch"
 _LONGEST_REASON = 300
 
 
+class _Absent(ActionNeeded):
+    """There is no such queue."""
+
+
 class _Entry(NamedTuple):
     """A message as it is sent."""
 
@@ -84,6 +88,14 @@ def deduplication(message: Message) -> str:
     what is not told again behind it (R18). And gaps have the namespace in their key alone.
     """
     return _hash(message.attributes["source"], message.key, message.id, str(message.gaps))
+
+
+def arn(url: str) -> str:
+    """The name of a queue in a policy; `REGION` stands for one that the URL does not tell."""
+    address = urlsplit(url)
+    found = _REGION.search(address.hostname or "")
+    _, number, name = address.path.split("/")
+    return f"arn:aws:sqs:{(found['region'] or found['old']) if found else 'REGION'}:{number}:{name}"
 
 
 class SqsSink:
@@ -153,13 +165,16 @@ class SqsSink:
             what = f"queue {self._name}"
             yield from self._seen(what, timeout)
         except WatcherError as error:
-            remedy = "correct --sink, or the environment that boto3 reads (docs/sinks.md)"
-            if str(error).startswith("the queue"):
+            remedy = "correct the address, or the environment that boto3 reads (docs/sinks.md)"
+            if isinstance(error, _Absent):
                 fifo = " --attributes FifoQueue=true" if self._fifo else ""
                 remedy = f"aws sqs create-queue --queue-name {self._name}{fifo}"
             yield Check.fail(what, error, remedy)
             return
-        simulate = "aws iam simulate-principal-policy --policy-source-arn ROLE --action-names sqs:SendMessage"
+        simulate = (
+            "aws iam simulate-principal-policy --policy-source-arn ROLE --action-names sqs:SendMessage "
+            f"--resource-arns {arn(self._url)}"
+        )
         unknown = "nothing but a message tells: SQS has no question for it"
         yield Check.warn("right to send", unknown, f"allow sqs:SendMessage; `{simulate}` says whether it is")
 
@@ -175,7 +190,8 @@ class SqsSink:
                     code, said = _code(error.response["Error"].get("Code")), _line(error)
                     message = f"{self._name} cannot be asked: {said}"
                     lasting = (Unavailable if _passes(error) else ActionNeeded)(message)
-                    raise (self._barred(code, said) or lasting) from error
+                    barred = self._barred(code, said) or lasting
+                    raise (_Absent(str(barred)) if code in _MISSING else barred) from error
         except Forbidden as error:
             remedy = "allow sqs:GetQueueAttributes, which only doctor uses, or look with other credentials"
             yield Check.warn(what, f"it may not be seen: {error.__cause__}", remedy)
@@ -327,7 +343,7 @@ class SqsSink:
     def _barred(self, code: str, said: str) -> ActionNeeded | None:
         """Why no message can be sent, whichever it is; None where that is not what the code says."""
         if code in _MISSING:
-            return ActionNeeded(f"the queue {self._url} does not exist: create it, or correct --sink ({said})")
+            return ActionNeeded(f"the queue {self._url} does not exist: create it, or correct the address ({said})")
         if code in _DENIED:
             return Forbidden(f"the credentials may not send to {self._name}: allow sqs:SendMessage on it ({said})")
         if code in _UNKNOWN:

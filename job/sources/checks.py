@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from job.errors import Unauthorized, WatcherError
-from job.ports import Check, Query
+from job.ports import Check, Query, Verdict
 from job.sources.frames import ApiResource
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ MOST_SKEW = 5.0
 """Seconds by which clocks may differ; the header that tells has whole ones."""
 _LOG_IN = "log in again, or correct --kubeconfig and --context"
 _REACH = "start it, or correct --kubeconfig and --context; in a pod, let its NetworkPolicy pass it"
-_INSTALL = {"argoproj.io": "install Argo Workflows (https://argo-workflows.readthedocs.io/en/latest/installation/)"}
+_INSTALL = {  # other products have other resources in the same group
+    "workflows.argoproj.io": (
+        "install Argo Workflows (https://argo-workflows.readthedocs.io/en/latest/installation/), or correct --resource"
+    )
+}
 _CRDS = "apiextensions.k8s.io", "customresourcedefinitions"
 
 
@@ -32,15 +36,15 @@ def of(source: KubernetesSource) -> Iterator[Check]:
         yield Check.ok(what, f"{source.host} is Kubernetes {version or 'of a version that it does not tell'}")
         if date:
             yield clock(date, time.time())
-        what, remedy = "resource", _INSTALL.get(source.resource.group, "kubectl api-resources")
+        what, remedy = "resource", _INSTALL.get(source.resource.group_resource, "kubectl api-resources")
         served = _served(source, source.discovered())
         yield served
-        if served.remedy:
+        if served.verdict is Verdict.FAIL:
             return
         what, remedy = "rights", f"kubectl auth can-i --list {_scope(source)}"
         rights = {verb: _right(source, verb) for verb in VERBS}
         yield from rights.values()
-        may_list = not rights["list"].remedy
+        may_list = rights["list"].verdict is not Verdict.FAIL
         what, remedy = "objects", f"kubectl get {source.resource.group_resource} {_scope(source)}"
         listed = 0
         if may_list:
@@ -108,7 +112,9 @@ def _namespace(source: KubernetesSource, *, listed: int, may_list: bool) -> Chec
         return Check.ok(what, f"{name} exists")
     if exists is False:
         remedy = f"correct --namespace, or create it: kubectl create namespace {name}"
-        return Check.fail(what, f"namespace {name} does not exist", remedy)
+        # A namespace that was deleted has deletions to tell.
+        found = f"namespace {name} does not exist: only a checkpoint that knows objects of it lets a run go on"
+        return Check.fail(what, found, remedy)
     group, plural = source.resource.group, source.resource.plural
     if may_list and source.allowed("list", group, plural) is False:
         return Check.ok(what, f"{name} exists, since there is a right that holds in it alone")
@@ -120,13 +126,17 @@ def _identity(source: KubernetesSource) -> Iterator[Check]:
     """What tells a cluster from another one of its name (R5), where it may be read."""
     identity = source.identity()
     things = [("cluster", "namespace kube-system", identity.cluster, ("", "namespaces"), "kube-system")]
+    crd = source.resource.group_resource
     if "." in source.resource.group:
-        crd = source.resource.group_resource
         things.append(("definition", f"the CustomResourceDefinition {crd}", identity.definition, _CRDS, crd))
     for whose, thing, uid, (group, plural), name in things:
         what = f"identity of the {whose}"
         if uid:
             yield Check.ok(what, f"{thing} has uid {uid}")
+            continue
+        if whose == "definition" and source.allowed("get", group, plural, name=name):
+            # It is absent: the groups of Kubernetes itself, as networking.k8s.io, and aggregated ones have none.
+            yield Check.ok(what, f"{crd} has no CustomResourceDefinition, and cannot be replaced")
             continue
         found = f"{thing} cannot be read: that the {whose} was replaced is noticed by its effects only"
         added = rule(group, plural, "get", name=name)

@@ -49,15 +49,13 @@ class Client:
 
         `seconds` is how long the server may be silent.
         """
-        return self._ask(f"GET {path}?{urlencode(query)}" if query else f"GET {path}", headers, b"", seconds)
+        return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, headers, b"", seconds)
 
     def post(self, path: str, headers: Mapping[str, str], content: bytes, seconds: float) -> Answer:
         """One POST, as `get`."""
-        return self._ask(f"POST {path}", {**headers, "Content-Length": str(len(content))}, content, seconds)
+        return self._ask("POST", path, {**headers, "Content-Length": str(len(content))}, content, seconds)
 
-    def _ask(self, line: str, headers: Mapping[str, str], content: bytes, seconds: float) -> Answer:
-        """`line` is the request's first, without the host and the version."""
-        method, _, path = line.partition(" ")
+    def _ask(self, method: str, path: str, headers: Mapping[str, str], content: bytes, seconds: float) -> Answer:
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n{fields}\r\n".encode("latin-1")
         connection, open_socket = self._open()

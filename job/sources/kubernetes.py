@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -159,9 +160,10 @@ class KubernetesSource:
         """
         attributes = {"verb": verb, "group": group, "resource": resource, "name": name, "namespace": namespace}
         review = msgspec.json.encode({"spec": {"resourceAttributes": attributes}})
-        accepted = frozenset({HTTPStatus.CREATED, HTTPStatus.FORBIDDEN})
-        status, body = self._request(_REVIEWS, {}, _WHOLE, "get", self._body, accepted=accepted, content=review)
-        return None if status == HTTPStatus.FORBIDDEN else self._decoded(body, frames.allowed)
+        accepted = _UNKNOWN | {HTTPStatus.CREATED}
+        ask = partial(self._connection.post, _REVIEWS, review)
+        status, body = self._attempts(ask, "get", self._body, accepted=accepted)
+        return None if status in _UNKNOWN else self._decoded(body, frames.allowed)
 
     def _path(self, namespace: str) -> str:
         scope = f"/namespaces/{namespace}" if namespace else ""
@@ -208,11 +210,24 @@ class KubernetesSource:
         patience: Patience | None = None,
         read_seconds: float = _READ_SECONDS,
         accepted: frozenset[int] = frozenset(),
-        content: bytes | None = None,
     ) -> tuple[int, Taken]:
-        """A GET that is answered with 200 or an accepted status, after as many attempts as there is time for.
+        """A GET."""
+        ask = partial(self._connection.get, path, parameters, accept, live=verb == "watch")
+        return self._attempts(ask, verb, take, patience=patience, read_seconds=read_seconds, accepted=accepted)
 
-        `take` gets the answer, its body unread. With content it is a POST of that, one that stores nothing.
+    def _attempts(
+        self,
+        ask: Callable[[float], Answer],
+        verb: str,
+        take: Callable[[Answer, Patience], Taken],
+        *,
+        patience: Patience | None = None,
+        read_seconds: float = _READ_SECONDS,
+        accepted: frozenset[int] = frozenset(),
+    ) -> tuple[int, Taken]:
+        """What is answered with 200 or an accepted status, after as many attempts as there is time for.
+
+        `ask` is one, for which the server may be silent for so many seconds. `take` gets the answer, its body unread.
         """
         patience = patience or self._patience
         began, pause = time.monotonic(), 0.0
@@ -222,10 +237,7 @@ class KubernetesSource:
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - jitter
             try:
                 silence = read_seconds if verb == "watch" else min(read_seconds, max(1.0, patience.left()))
-                if content is None:
-                    answer = self._connection.get(path, parameters, accept, silence, live=verb == "watch")
-                else:
-                    answer = self._connection.post(path, content, silence)
+                answer = ask(silence)
                 self._answered = True
                 status = answer.status
                 if status == HTTPStatus.OK or status in accepted:

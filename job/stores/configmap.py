@@ -21,7 +21,7 @@ import msgspec
 
 from job.access import Access
 from job.errors import ActionNeeded, Forbidden, Unauthorized, Unavailable, UsageError, WatcherError
-from job.ports import Check, Conflict, Stored
+from job.ports import Check, Conflict, Stored, Verdict
 from job.settings import Address
 
 if TYPE_CHECKING:  # importing it takes half a second
@@ -39,6 +39,8 @@ _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 _STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _STARTING_SECONDS, _STARTING_PAUSE = 2.0, 0.2
 """How long these may still come from a server that is starting, and knows no rights yet; and between two looks."""
+_NO_REVIEWS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Where nobody may ask what is allowed."""
 _LONGEST_REASON = 300
 
 Answer = TypeVar("Answer")
@@ -89,15 +91,18 @@ class ConfigMapStore:
 
     def checks(self, timeout: float) -> Iterator[Check]:
         """Both rights, by SelfSubjectAccessReview; that the ConfigMap is there, and how much room it has."""
-        what = "ConfigMap"
+        what, told = "ConfigMap", False
         create = f"kubectl create configmap -n {self._namespace} {self._name}"
         try:
             self.open()
             for verb in ("get", "patch"):
-                yield self._right(verb, timeout)
+                right = self._right(verb, timeout)
+                told |= verb == "get" and right.verdict is Verdict.FAIL
+                yield right
             self._read(time.monotonic() + timeout)
-        except Forbidden:
-            pass  # that was told
+        except Forbidden as error:
+            if not told:
+                yield Check.fail(what, error, f"add to a Role in namespace {self._namespace}: {self._rule('get')}")
         except Unavailable as error:
             yield Check.fail(what, error, "ask again; then look whether the API server answers")
         except WatcherError as error:
@@ -109,21 +114,29 @@ class ConfigMapStore:
             yield Check.ok(what, f"{self._namespace}/{self._name} is there, with room for {self.most_bytes} bytes")
 
     def _right(self, verb: str, timeout: float) -> Check:
-        from kubernetes.client import AuthorizationV1Api
+        from kubernetes.client import ApiException, AuthorizationV1Api
 
         what = f"right to {verb} the ConfigMap"
         wanted = {"verb": verb, "resource": "configmaps", "name": self._name, "namespace": self._namespace}
         ask = AuthorizationV1Api(self._opened.api_client).create_self_subject_access_review
         with self._translated("asked about"):
-            review = ask(
-                {"spec": {"resourceAttributes": wanted}}, _request_timeout=_attempt(time.monotonic() + timeout)
-            )
+            try:
+                review = ask(
+                    {"spec": {"resourceAttributes": wanted}}, _request_timeout=_attempt(time.monotonic() + timeout)
+                )
+            except ApiException as error:
+                if error.status not in _NO_REVIEWS:
+                    raise
+                look = f"kubectl auth can-i {verb} configmaps/{self._name} -n {self._namespace}"
+                return Check.warn(what, f"it may not be asked whether it is allowed: {_said(error)}", look)
             allowed = bool(review.status.allowed)
         if allowed:
             return Check.ok(what, f"{self._namespace}/{self._name}")
-        rule = f'- {{apiGroups: [""], resources: [configmaps], resourceNames: [{self._name}], verbs: [{verb}]}}'
         found = f"no right to {verb} {self}"
-        return Check.fail(what, found, f"add to a Role in namespace {self._namespace}: {rule}")
+        return Check.fail(what, found, f"add to a Role in namespace {self._namespace}: {self._rule(verb)}")
+
+    def _rule(self, verb: str) -> str:
+        return f'- {{apiGroups: [""], resources: [configmaps], resourceNames: [{self._name}], verbs: [{verb}]}}'
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Patch the key, unless the ConfigMap has changed since its value was compared: then it is compared again."""

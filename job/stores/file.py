@@ -51,17 +51,27 @@ class FileStore:
 
     def checks(self, timeout: float) -> Iterator[Check]:  # noqa: ARG002 - a disk has no time-out
         """That the file can be replaced, in a folder that is there or can be made."""
-        what, folder = "checkpoint file", self._path.resolve().parent
+        what = "checkpoint file"
+        try:
+            yield self._check(what)
+        except (OSError, RuntimeError) as error:  # a folder that may not be searched, a name too long; a loop of links
+            remedy = "correct --checkpoint, or let this user search the folders on the way there"
+            said = getattr(error, "strerror", None) or error
+            yield Check.fail(what, f"the checkpoint {self._path} cannot be looked at: {said}", remedy)
+
+    def _check(self, what: str) -> Check:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._path.stat()  # what follows says nothing of some of its errors, from Python 3.13 on
+        folder = self._path.resolve().parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir() or self._path.is_dir():
             wrong = f"{self._path if self._path.is_dir() else folder} is no {'file' if folder.is_dir() else 'folder'}"
-            yield Check.fail(what, f"the checkpoint {self._path} cannot be used: {wrong}", "correct --checkpoint")
-        elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            return Check.fail(what, f"the checkpoint {self._path} cannot be used: {wrong}", "correct --checkpoint")
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             remedy = f"let this user write to {folder}, or correct --checkpoint"
-            yield Check.fail(what, f"the checkpoint {self._path} cannot be used: {folder} may not be written", remedy)
-        else:
-            yield Check.ok(what, f"{self._path} can be written")
+            return Check.fail(what, f"the checkpoint {self._path} cannot be used: {folder} may not be written", remedy)
+        return Check.ok(what, f"{self._path} can be written")
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Replace the file by renaming a complete one over it."""

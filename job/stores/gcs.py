@@ -17,7 +17,7 @@ from job.access import Access
 from job.credentials import GoogleCredentials
 from job.errors import Unavailable, UsageError
 from job.google_storage import Bucket, attempt, is_bucket, is_object, line, translated
-from job.google_storage_checks import CREATE, DELETE, GET, Place, checks, permissions
+from job.google_storage_checks import CREATE, DELETE, GET, OF_RIGHTS, Place, checks, permissions
 from job.ports import Check, Conflict, Stored
 from job.settings import Address
 
@@ -79,7 +79,10 @@ class GcsStore:
                 self._bucket_is_there(timeout)
             except google.Forbidden as refused:
                 # Who may read and not list is refused what is absent; Google does not promise by which of its words.
-                if GET in line(refused) and GET not in (permissions(self._place, [GET], timeout) or ()):
+                said = line(refused)
+                if OF_RIGHTS not in said or (
+                    GET in said and GET not in (permissions(self._place, [GET], timeout) or ())
+                ):
                     raise
         return None
 

@@ -36,6 +36,8 @@ if not redis.acl_check_cmd then return -1 end
 return redis.acl_check_cmd('SET', KEYS[1], '') and 1 or 0
 """
 """A script that changes nothing: whether this user may save. Servers before Redis 7 cannot say."""
+_AS_ONE_THAT_WRITES = "#!lua\nreturn 1"
+"""One that says nothing of itself is refused where a write would be, as by a replica, before it is run (Redis 7)."""
 _PASSING = ("NOREPLICAS", "BUSY ", "READONLY")
 """What the server says of a state that passes, where the client has no class for it; before Redis 7 not in a script."""
 _LONGEST_REASON = 300
@@ -86,6 +88,10 @@ class RedisStore:
             remedy = "redis-cli ACL SETUSER USER +get +set +eval +select '~KEY' (docs/stores.md)"
             with self._asked("written", timeout) as server:
                 may = server.eval(_MAY_SAVE, 1, self._key)
+            if may == 1:
+                remedy = "correct the address, or let this server take writes (redis-cli ROLE, redis-cli INFO memory)"
+                with self._asked("written", timeout) as server:
+                    server.eval(_AS_ONE_THAT_WRITES, 1, self._key)
             if may == 0:
                 yield Check.fail(what, f"{self} may not be written: allow GET, SET, EVAL and SELECT on it", remedy)
             elif may == 1:
@@ -109,14 +115,14 @@ class RedisStore:
         except WatcherError:
             unseen = "not to be seen by this user; with appendonly and appendfsync always, a crash loses nothing"
             return Check.ok(what, unseen)
-        if told.get("maxmemory", "0") != "0" and told.get("maxmemory-policy") != "noeviction":
-            policy = told.get("maxmemory-policy")
-            return Check.warn(what, f"a full server drops keys ({policy})", "CONFIG SET maxmemory-policy noeviction")
+        policy = told.get("maxmemory-policy", "")
+        if told.get("maxmemory", "0") != "0" and policy.startswith("allkeys"):  # volatile-* spare what does not expire
+            return Check.warn(what, f"a full server drops keys ({policy})", _set("maxmemory-policy noeviction"))
         if told.get("appendonly") == "yes":
             return Check.ok(what, f"each change is written to a log, appendfsync {told.get('appendfsync')}; {page}")
         if told.get("save"):
-            return Check.warn(what, f"snapshots only: a crash loses minutes; {page}", "CONFIG SET appendonly yes")
-        return Check.warn(what, "none: a restart loses the checkpoint", "CONFIG SET appendonly yes")
+            return Check.warn(what, f"snapshots only: a crash loses minutes; {page}", _set("appendonly yes"))
+        return Check.warn(what, "none: a restart loses the checkpoint", _set("appendonly yes"))
 
     def save(self, data: bytes, replacing: object | None, timeout: float) -> object:
         """Set the key, if it still has the value that is replaced."""
@@ -173,6 +179,11 @@ class RedisStore:
         except exceptions.RedisError as error:
             message, said = f"{self} cannot be {done}: {_said(error)}", str(error)
             raise (Unavailable if any(word in said for word in _PASSING) else ActionNeeded)(message) from error
+
+
+def _set(setting: str) -> str:
+    """As lasts beyond a restart."""
+    return f"redis-cli CONFIG SET {setting} && redis-cli CONFIG REWRITE, or in redis.conf"
 
 
 def _token(data: bytes) -> str:

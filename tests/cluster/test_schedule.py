@@ -80,7 +80,7 @@ def test_a_run_by_hand_beside_a_tick(deployment: Deployment, work: Work) -> None
     deployment.set_environment(WATCHER_WINDOW="0s")
     last = deployment.tick()
 
-    assert [job.verdict for job in (*both, last)] == [COMPLETE] * 3
+    assert [job.verdict for job in (*both, last)] == [COMPLETE] * 3, [job.log for job in both]
     assert [job.terminated["exitCode"] for job in both] == [0, 0]
     assert len([job for job in both if OVERTAKEN in str(job.summary["notes"])]) == 1
     assert last.summary["start"] == "resumed"

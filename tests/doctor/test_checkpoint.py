@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from job import checkpoint as codec
-from job.change import Reason, Recovery, Resource
+from job.change import Known, Reason, Recovery, Resource
 from job.checkpoint import Checkpoint, RunRecord, Scope
 from job.doctor import Brief, checkpoint, examine, schedule
 from job.ports import Check, Identity, Verdict
@@ -74,6 +75,44 @@ class TestRead:
         assert "skips about 2" in look(None, cluster, skipping)["checkpoint"].found
         assert look(None, cluster, some)["checkpoint"].found.endswith("those of them that match --selector")
         assert look(None, None)["checkpoint"].found == "there is none yet"
+
+    def test_a_cluster_that_goes_away_before_the_first_run(self, cluster: ModelCluster) -> None:
+        """That is not the store's fault."""
+        cluster.while_listed.append(go_away)
+
+        found = look(None, cluster)
+
+        assert found["checkpoint"] == Check.ok("checkpoint", "there is none yet")
+        assert (found["first run"].verdict, failed(found)) == (Verdict.WARN, [])
+
+    def test_the_starting_point_of_a_first_run(self, cluster: ModelCluster) -> None:
+        """One that the server still has is fine; one that it has not, or not yet, is not."""
+        version = cluster.version
+        assert "starting point" not in look(None, cluster, msgspec_replace(resource_version=version))
+        cluster.change("a")
+        cluster.compact()
+
+        gone = look(None, cluster, msgspec_replace(resource_version=version))
+        ahead = look(None, cluster, msgspec_replace(resource_version=cluster.version + 1))
+
+        assert failed(gone) == failed(ahead) == ["starting point"]
+        assert "no longer has" in gone["starting point"].found
+        assert "is in the future" in ahead["starting point"].found
+
+    def test_what_it_knows_is_counted(self, cluster: ModelCluster) -> None:
+        """Neither tombstones, nor what a listing has yet to tell; when it was saved may be unknown."""
+        known = Known("argo", "a", 1)
+        inventory = {"1": known, "2": replace(known, deleted=True), "3": replace(known, told=False)}
+
+        found = look(saved(cluster, inventory=inventory, saved_at=""), None)["checkpoint"].found
+
+        assert "1 objects, saved nobody knows when" in found
+
+    def test_one_without_its_inventory(self, cluster: ModelCluster) -> None:
+        """Zero objects would be a lie (R20)."""
+        check = look(saved(cluster, whole=False), cluster)["checkpoint"]
+
+        assert (check.verdict, "without its inventory" in check.found) == (Verdict.WARN, True)
 
     @pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"{}")])
     def test_one_that_cannot_be_read(self, cluster: ModelCluster, data: bytes) -> None:
@@ -173,7 +212,14 @@ class TestAge:
         """Some clock is wrong."""
         found = look(saved(cluster, seconds=-3600), cluster)
 
-        assert documented("from the future", found["age"])
+        assert documented("from the future", found["clocks"])
+        assert "the present 0 s ago" in found["age"].found
+
+    def test_one_of_the_future_and_of_another_cluster(self, cluster: ModelCluster) -> None:
+        """The clock hides nothing else."""
+        found = look(saved(cluster, seconds=-3600, identity=Identity("cluster-0", None)), cluster)
+
+        assert failed(found) == ["identity"]
 
     def test_a_cluster_that_was_restored(self, cluster: ModelCluster) -> None:
         """Its version is above that of the cluster (R9)."""
@@ -248,6 +294,57 @@ class TestSchedule:
     def test_too_few_runs_say_nothing(self) -> None:
         """Which is said."""
         assert schedule(()).verdict is schedule(records(60, [(58.0, "resumed", "")] * 2)).verdict is Verdict.OK
+
+    @pytest.mark.parametrize(
+        ("number", "field", "value"),
+        [
+            (0, "started_at", ""),
+            (1, "started_at", "yesterday"),
+            (2, "started_at", "2026-11-27T12:00:00"),
+            (3, "age_seconds", 1e300),
+        ],
+    )
+    def test_records_that_make_no_sense(self, number: int, field: str, value: object) -> None:
+        """The codec takes any text and any number for them, and a run does not look at them."""
+        runs = list(records(60, [(58.0, "resumed", "")] * 4))
+        runs[number] = replace(runs[number], **{field: value})
+
+        assert schedule(runs).verdict is Verdict.WARN
+        assert schedule(runs[number:][:1]).verdict is Verdict.OK
+
+    def test_clocks_that_went_back(self) -> None:
+        """Nothing is said of negative time."""
+        runs = records(-60, [(-30.0, "resumed", "")] * 4)
+
+        assert schedule(runs).found == "4 runs, 60 s apart (median); 4 resumed, from versions of up to 0 s"
+
+    @pytest.mark.parametrize("recovery", ["", Recovery.REFUSED.value])
+    def test_refusals_that_nothing_was_read_back_for(self, recovery: str) -> None:
+        """As with --recover 0s."""
+        check = schedule(records(240, [(235.0, Reason.EXPIRED.value, recovery)] * 4))
+
+        assert (check.verdict, "4 of them lost history" in check.found) == (Verdict.WARN, True)
+
+    def test_history_that_was_only_sampled(self) -> None:
+        """A run announces that something may be missing, and so does this."""
+        check = schedule(records(240, [(235.0, Reason.EXPIRED.value, Recovery.SAMPLED.value)] * 4))
+
+        assert (check.verdict, "4 of them in samples" in check.found) == (Verdict.WARN, True)
+
+    def test_advice_is_never_what_is_done_already(self) -> None:
+        """Runs that are a minute apart are not told to start less than 75 s apart."""
+        check = schedule(records(60, [(58.0, Reason.EXPIRED.value, Recovery.LATE.value)] * 5))
+
+        assert check.remedy == "give them a longer --window or --recover"
+
+    def test_an_outage_is_no_schedule(self) -> None:
+        """One long pause among runs that keep up."""
+        usual = [(58.0, "resumed", "")] * 9
+        check = schedule(records(60, [*usual, (7200.0, Reason.EXPIRED.value, Recovery.COMPACTED.value), *usual]))
+
+        assert check.verdict is Verdict.WARN
+        assert check.found.endswith("no run had come so far for 2 h or more")
+        assert check.remedy.startswith("look why runs were missing")
 
     def test_refusals_that_cost_nothing(self) -> None:
         """What the API server had forgotten was read back from etcd."""
@@ -345,6 +442,40 @@ class TestParts:
             ("checkpoint", Verdict.OK),
         ]
         assert documented("hanging part", found[2])
+
+    def test_each_check_has_a_patience_of_its_own(self, cluster: ModelCluster) -> None:
+        """A slow server that answers is asked to the end."""
+        patience = Brief(60)
+        left = []
+
+        class Slow(MemorySink):
+            def checks(self, timeout: float) -> Iterator[Check]:
+                for number in range(3):
+                    patience._until -= 50  # noqa: SLF001 - so long it has taken
+                    left.append(patience.left())
+                    yield Check.ok("sink", str(number))
+
+        list(examine(SETTINGS, Ports(ModelSource(cluster), Slow(), MemoryStore()), patience))
+
+        assert [round(each) for each in left] == [10, 10, 10]
+
+    @pytest.mark.parametrize(("scheme", "least"), [("file", 0), ("pubsub", 20), ("gs", 20)])
+    def test_google_s_credentials_are_waited_for(self, cluster: ModelCluster, scheme: str, least: float) -> None:
+        """As long as a run waits for them in a young pod, and only once."""
+        patience, left = Brief(), []
+
+        class Sink(MemorySink):
+            def checks(self, timeout: float) -> Iterator[Check]:
+                left.append(patience.left())
+                yield Check.ok("sink", "")
+
+        settings = msgspec_replace(sink=Address(scheme, ""), dead_letter=Address("gs", "") if least else None)
+        ports = Ports(ModelSource(cluster), Sink(), MemoryStore(), Sink() if least else None)
+
+        list(examine(settings, ports, patience))
+
+        assert least <= left[0] < least + 10
+        assert all(each < 10 for each in left[1:])
 
     def test_a_bug_is_one(self, cluster: ModelCluster) -> None:
         """What no adapter has translated is not a finding."""

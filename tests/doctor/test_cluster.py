@@ -169,6 +169,7 @@ def test_a_definition_that_is_absent(proxied: Program, proxy: ApiProxy) -> None:
     ("options", "said", "remedy"),
     [
         (["--resource=widgets.v1.example.com"], "does not serve widgets.v1.example.com", "kubectl api-resources"),
+        (["--resource=rollouts.v9.argoproj.io"], "does not serve rollouts.v9.argoproj.io", "kubectl api-resources"),
         (["--resource=nodes.v1"], "nodes.v1 belongs to no namespace", "use --all-namespaces"),
         (["-A", "--resource=tokenreviews.v1.authentication.k8s.io"], "does not list or watch", "correct --resource"),
     ],
@@ -180,6 +181,14 @@ def test_a_resource_that_cannot_be_watched(program: Program, options: list[str],
     assert (found.code, found.failed) == (78, ["resource"])
     assert said in found["resource"].found
     assert found["resource"].remedy.startswith(remedy)
+
+
+def test_built_in_groups_have_no_definition(program: Program) -> None:
+    """Those with a dot neither: nobody is told to grant the right to read what cannot exist."""
+    found = diagnose(program, program.checkpoint, "--resource=networkpolicies.v1.networking.k8s.io")
+
+    assert (found.code, found.warned) == (0, [])
+    assert "has no CustomResourceDefinition" in found["identity of the definition"].found
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
@@ -223,13 +232,15 @@ def test_all_namespaces_need_a_cluster_role(
     assert "namespace" not in [check.what for check in found.checks]
 
 
-def test_a_review_that_may_not_be_asked_for(proxied: Program, proxy: ApiProxy) -> None:
-    """Then nobody can tell, which is said, and is no failure."""
-    proxy.inject(refusal(403, "Forbidden", "no reviews here"), on=anything(REVIEWS), times=None)
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_review_that_may_not_be_asked_for(proxied: Program, proxy: ApiProxy, status: int) -> None:
+    """Then nobody can tell, which is said, and is no failure; the probe of a run is made all the same."""
+    proxy.inject(refusal(status, "Refused", "no reviews here"), on=anything(REVIEWS), times=None)
 
     found = diagnose(proxied, proxied.checkpoint)
 
     assert (found.code, found.warned[:3]) == (0, [f"right to {verb}" for verb in VERBS])
+    assert found["objects"].verdict is Verdict.OK
 
 
 def test_a_namespace_that_does_not_exist(program: Program) -> None:

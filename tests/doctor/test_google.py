@@ -328,6 +328,23 @@ class TestBucket:
         assert by_what(store.checks(5))["versioning"] == Check.ok("versioning", "on, with a lifecycle rule")
         assert documented("versioning", bare)
 
+    @pytest.mark.parametrize(
+        ("settings", "remedy"),
+        [
+            ({"retentionPolicy": {"retentionPeriod": "3600"}}, "--clear-retention-period"),
+            ({"defaultEventBasedHold": True}, "--no-default-event-based-hold"),
+        ],
+    )
+    def test_a_bucket_that_keeps_everything(
+        self, store: GcsStore, gcs: GcsServer, settings: dict[str, object], remedy: str
+    ) -> None:
+        """The first save would be the last."""
+        gcs.settings.update(settings)
+        found = by_what(store.checks(5))
+
+        assert failed(iter(found.values())) == ["retention policy"]
+        assert remedy in found["retention policy"].remedy
+
     def test_settings_that_may_not_be_seen(self, store: GcsStore, gcs: GcsServer) -> None:
         """A run needs no right to them: that is no warning."""
         gcs.denied.add(BUCKETS)
@@ -391,6 +408,17 @@ class TestLook:
         gcs.inject(refusal(403, said, "forbidden"), on=lambda request: request.kind is Kind.READ)
 
         assert store.look(5) is None
+
+    @pytest.mark.parametrize("said", ["Permission denied on Cloud KMS key.", ""])
+    def test_what_is_forbidden_for_another_reason(self, store: GcsStore, gcs: GcsServer, said: str) -> None:
+        """Whoever has not spoken of rights to objects has not said that there is none."""
+        from job.errors import Forbidden
+
+        gcs.put(BUCKET, NAME, b"one")
+        gcs.inject(refusal(403, said, "forbidden"), on=lambda request: request.kind is Kind.READ)
+
+        with pytest.raises(Forbidden):
+            store.look(5)
 
     def test_a_forbidden_one_is_an_error(self, store: GcsStore, gcs: GcsServer) -> None:
         """It is not taken for none."""

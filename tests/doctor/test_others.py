@@ -14,6 +14,9 @@ from redis import Redis
 
 from job.ports import Check, Verdict
 from job.settings import parse_address
+from job.sinks.file import FileSink
+from job.sinks.sqs import arn
+from job.stores.file import FileStore
 from job.stores.redis import PASSWORD, USERNAME, RedisStore
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
@@ -22,6 +25,8 @@ from tests.bed.process import free_port
 from tests.bed.valkey import Valkey
 from tests.doctor.seen import Diagnosis, diagnose, documented, same
 from tests.fakes.access import nobody
+from tests.fakes.api_faults import anything, refusal
+from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.receiver import Receiver
 from tests.fakes.sqs_proxy import NoAttributes, SqsProxy
 from tests.manifest import as_service_account
@@ -29,6 +34,7 @@ from tests.program import Program
 from tests.sinks.test_socket import certified
 
 NAME = "workflow-watcher"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 class TestSqs:
@@ -49,6 +55,18 @@ class TestSqs:
         assert found["AWS credentials"].found == "found by env"
         assert found["queue doctors.fifo"].found.startswith("FIFO")
         assert moto.drain(queue) == []
+
+    @pytest.mark.parametrize(
+        ("host", "region"),
+        [
+            ("sqs.eu-west-1.amazonaws.com", "eu-west-1"),
+            ("us-east-2.queue.amazonaws.com", "us-east-2"),
+            ("localhost", "REGION"),
+        ],
+    )
+    def test_the_arn_of_a_queue(self, host: str, region: str) -> None:
+        """A simulation without it answers for no queue."""
+        assert arn(f"https://{host}:443/123456789012/doctors.fifo") == f"arn:aws:sqs:{region}:123456789012:doctors.fifo"
 
     def test_an_absent_queue(self, program: Program, moto: Moto) -> None:
         """With the command that creates it."""
@@ -144,8 +162,8 @@ class TestFiles:
         """A run does not make it."""
         found = diagnose(program, program.checkpoint, f"--sink=file:{tmp_path}/absent/changes.jsonl")
 
-        assert (found.code, found.failed) == (78, ["sink file"])
-        assert documented("no folder", found["sink file"])
+        assert (found.code, found.failed) == (78, ["file"])
+        assert documented("no folder", found["file"])
         assert not (tmp_path / "absent").exists()
 
     def test_a_sink_that_may_not_be_written(self, tmp_path: Path) -> None:
@@ -154,6 +172,49 @@ class TestFiles:
         folder.mkdir(mode=0o555)
 
         assert "may not be written" in as_nobody("job.sinks.file:FileSink", folder / "changes.jsonl")
+
+    @pytest.mark.parametrize("adapter", [FileSink, FileStore])
+    @pytest.mark.parametrize("name", ["x" * 300, "loop/changes.jsonl", "loop"], ids=["long", "in a loop", "loop"])
+    def test_a_name_that_nobody_can_use(self, adapter: type[FileSink | FileStore], name: str, tmp_path: Path) -> None:
+        """It is a finding, as a run ends with 78, and no bug."""
+        (tmp_path / "loop").symlink_to("loop")
+
+        (check,) = adapter(tmp_path / name).checks(5)
+
+        assert check.verdict is Verdict.FAIL
+
+    @pytest.mark.parametrize("adapter", ["job.sinks.file:FileSink", "job.stores.file:FileStore"])
+    @pytest.mark.parametrize("mode", [0o700, 0o766])
+    def test_a_folder_that_may_not_be_searched(self, adapter: str, mode: int, tmp_path: Path) -> None:
+        """Nobody else can look whether the file is there."""
+        folder = tmp_path / "locked"
+        folder.mkdir()
+        folder.chmod(mode)
+        (folder / "changes.jsonl").touch(0o666)
+
+        assert "cannot be looked at" in as_nobody(adapter, folder / "changes.jsonl")
+
+    def test_a_sink_that_is_a_folder(self, tmp_path: Path) -> None:
+        """To make that folder is no help."""
+        (check,) = FileSink(tmp_path).checks(5)
+
+        assert (check.verdict, check.remedy) == (Verdict.FAIL, "name a file")
+
+    def test_a_file_that_is_there_needs_no_right_to_its_folder(self, tmp_path: Path) -> None:
+        """But the one to search it."""
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o555)
+        (folder / "changes.jsonl").touch()
+        (folder / "changes.jsonl").chmod(0o666)
+
+        assert ask_as_nobody("job.sinks.file:FileSink", folder / "changes.jsonl").startswith("ok ")
+
+    def test_dead_letters_are_not_called_a_sink(self, program: Program, tmp_path: Path) -> None:
+        """Nobody is sent to the wrong option."""
+        found = diagnose(program, program.checkpoint, f"--dead-letter=file:{tmp_path}/absent/dead.jsonl")
+
+        assert found.failed == ["file"]
+        assert "sink" not in found["file"].remedy
 
     def test_a_checkpoint_whose_folder_is_a_file(self, program: Program, tmp_path: Path) -> None:
         """Nothing can be made there."""
@@ -178,7 +239,13 @@ class TestFiles:
 
 
 def as_nobody(adapter: str, path: Path) -> str:
-    """What the adapter of a file finds, asked by somebody who owns nothing."""
+    """What fails for the adapter of a file, asked by somebody who owns nothing."""
+    found = ask_as_nobody(adapter, path)
+    assert found.startswith("fail"), found
+    return found
+
+
+def ask_as_nobody(adapter: str, path: Path) -> str:
     module, _, name = adapter.partition(":")
     script = (
         "import os, sys; from pathlib import Path\n"
@@ -190,7 +257,6 @@ def as_nobody(adapter: str, path: Path) -> str:
         if folder.name.startswith("pytest-") or folder.parent.name.startswith("pytest-"):
             folder.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("fail"), done.stdout
     return done.stdout
 
 
@@ -244,6 +310,36 @@ class TestConfigMap:
 
         assert (found.code, found.failed) == (78, [f"right to {verb} the ConfigMap"])
         assert documented(f"no right to {verb} the ConfigMap", found[f"right to {verb} the ConfigMap"])
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_a_review_that_is_refused(
+        self, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, status: int
+    ) -> None:
+        """Then rights cannot be known, which is said; that the ConfigMap is there still is."""
+        self.create(cluster, namespace)
+        proxy.inject(refusal(status, "Refused", "no reviews here"), on=anything(REVIEWS), times=None)
+
+        found = self.look(proxied, namespace)
+
+        assert (found.code, found["ConfigMap"].verdict) == (0, Verdict.OK)
+        assert [what for what in found.warned if "ConfigMap" in what] == [
+            "right to get the ConfigMap",
+            "right to patch the ConfigMap",
+        ]
+
+    @pytest.mark.parametrize("reviews", [True, False])
+    def test_one_that_may_not_be_read(
+        self, proxied: Program, proxy: ApiProxy, cluster: Cluster, namespace: str, *, reviews: bool
+    ) -> None:
+        """Whatever the reviews say: as a run, it fails."""
+        self.create(cluster, namespace)
+        if not reviews:
+            proxy.inject(refusal(403, "Forbidden", "no reviews here"), on=anything(REVIEWS), times=None)
+        proxy.inject(refusal(403, "Forbidden", "not for you"), on=anything("/configmaps/"), times=None)
+
+        found = self.look(proxied, namespace)
+
+        assert (found.code, found.failed) == (78, ["ConfigMap"])
 
     def test_an_api_server_that_is_away(self, control_plane: ControlPlane, tmp_path: Path) -> None:
         """It fails for both that need it."""
@@ -306,6 +402,20 @@ class TestRedis:
         (what,) = found.failed
         assert found.code == 78
         assert documented("no Redis", found[what])
+
+    def test_a_replica_takes_no_checkpoint(self, server: Valkey, admin: Redis) -> None:
+        """It may be read, and scripts are run; but the one that saves would be refused."""
+        admin.config_set("replica-serve-stale-data", "yes")
+        admin.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+
+        assert self.failed(server) == ["right to save"]
+
+    def test_keys_without_an_expiry_are_spared(self, server: Valkey, admin: Redis) -> None:
+        """A volatile policy drops others."""
+        admin.config_set("maxmemory", "100mb")
+        admin.config_set("maxmemory-policy", "volatile-lru")
+
+        assert self.look(server)["persistence"].verdict is Verdict.OK
 
     def test_one_that_wants_a_password(self, server: Valkey, admin: Redis) -> None:
         """It says NOAUTH."""

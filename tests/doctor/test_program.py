@@ -8,11 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from job.cli.doctor import in_time
+from job.errors import Unavailable
 from tests.bed.cluster import Cluster
 from tests.bed.control_plane import ControlPlane
 from tests.doctor.seen import Diagnosis, diagnose, documented, line
@@ -113,6 +116,43 @@ def test_usage_errors_are_those_of_a_run(program: Program, options: list[str], v
     outcome = program.run(*options, command="doctor", environment=variables)
 
     assert (outcome.code, outcome.stdout) == (2, b"")
+
+
+def test_a_disk_that_is_full(program: Program) -> None:
+    """It hides no failure either, and is no bug."""
+    command = [sys.executable, "-m", "job", "doctor", program.checkpoint, "--namespace=nowhere"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command,
+            env=program.environment,
+            cwd=program.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["fail"]) == (78, 1)
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_paths_that_are_no_text(program: Program, options: list[str]) -> None:
+    """A name may have bytes that are not UTF-8, and characters that no terminal should get."""
+    checkpoint = f"--checkpoint=file:{program.folder}/\udcff\x1b[2J"
+    outcome = program.run(checkpoint, *options, command="doctor")
+
+    assert (outcome.code, b"\x1b" in outcome.stdout) == (0, False)
+    assert b"udcff" in outcome.stdout
+
+
+def test_a_log_in_that_hangs() -> None:
+    """A plug-in may wait for somebody who is not there."""
+    never = threading.Event()
+    with pytest.raises(Unavailable):
+        in_time(never.wait, 0.01)
+    never.set()
+
+    assert in_time(never.wait, 60) is True
 
 
 def test_nobody_reads_it(program: Program) -> None:
