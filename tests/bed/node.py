@@ -35,7 +35,7 @@ ADDRESS = "10.88.0.1"
 NAME = "n1"
 
 _log = logging.getLogger(__name__)
-_BRIDGE = "cni0"
+_BRIDGE, _MAC = "cni0", "0a:58:0a:58:00:01"
 _PLUGINS = Path("/usr/lib/cni")
 _PROGRAMS = {"containerd": "containerd", "runc": "runc", "ip": "iproute2", "setpriv": "util-linux"}
 """What it takes, and Debian's package of it; that of the plug-ins has no program."""
@@ -157,7 +157,8 @@ def missing() -> list[str]:
 
 def _make_network() -> None:
     commands = [
-        f"link add {_BRIDGE} type bridge",
+        # With one of its own: else it has the lowest of its pods', who would look for it at that of one that is gone.
+        f"link add {_BRIDGE} address {_MAC} type bridge",
         f"address add {ADDRESS}/16 dev {_BRIDGE}",
         f"address add {SERVICE}/32 dev {_BRIDGE}",
         f"link set {_BRIDGE} up",

@@ -39,7 +39,7 @@ def test_a_drain(deployment: Deployment, work: Work) -> None:
     deployment.tick()
     deployment.set_environment(WATCHER_WINDOW="55s")
     with deployment.ticking() as name:
-        deployment.wait_for(deployment.admin.create(deployment.namespace, "told-before-the-drain"))
+        deployment.wait_for(work.create("told-before-the-drain"))
         with deployment.drained(NODE):
             ended = deployment.ended(name)
     deployment.apply()
@@ -57,12 +57,12 @@ def test_out_of_memory(deployment: Deployment, work: Work, node: Node) -> None:
     deployment.tick()
     deployment.set_environment(WATCHER_WINDOW="55s")
     with deployment.ticking() as name:
-        deployment.wait_for(deployment.admin.create(deployment.namespace, "told-before-the-end"))
+        deployment.wait_for(work.create("told-before-the-end"))
         (pod,) = deployment.look_at(name).pods
         (container,) = pod["status"]["containerStatuses"]
         node.leave_memory(pod["metadata"]["uid"], container["containerID"], MEGABYTE)
         for number in range(10):
-            deployment.admin.create(deployment.namespace, f"large-{number}", size_bytes=MEGABYTE)
+            work.create(f"large-{number}", size_bytes=MEGABYTE)
         killed = deployment.ended(name)
     deployment.apply()
     work.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.bed import lives
+from tests.bed.api import Json
 from tests.bed.cluster import workflows_path
 from tests.bed.control_plane import ControlPlane
 from tests.bed.workflow_controller import WorkflowController
@@ -54,6 +55,11 @@ class Work:
             raise self._error
         assert self._complete, "the watch of the truth ended early"
 
+    def create(self, name: str, *, size_bytes: int = 0) -> Json:
+        """Create a Workflow that no controller touches, so that it has this one version; return what became of it."""
+        with self._plane.cluster() as cluster:
+            return cluster.create(self._namespace, name, labels=_NOBODYS, size_bytes=size_bytes)
+
     def untold(self, messages: Iterable[Message]) -> list[str]:
         """How the messages differ from all that happened, once it is stopped: every version and every deletion."""
         return untold_versions(self.truth, in_order(list(messages)))
@@ -69,8 +75,7 @@ class Work:
                         break
             except Exception as error:  # noqa: BLE001 - raised in the test's thread
                 self._error = error
-            # No controller touches it, and nothing comes after it.
-            cluster.create(self._namespace, _LAST, phase="", labels=_NOBODYS)
+        self.create(_LAST)  # nothing comes after it
 
     def _record(self) -> None:
         path = workflows_path(self._namespace)
