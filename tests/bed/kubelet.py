@@ -61,7 +61,8 @@ class Kubelet:
         node, workflow = pod["metadata"]["annotations"][_NODE_ID], pod["metadata"]["labels"][_WORKFLOW]
 
         def noticed() -> bool:
-            nodes = cluster.get(self._namespace, workflow)["status"]["nodes"]
+            # The controller creates a pod before it first writes the status.
+            nodes = cluster.get(self._namespace, workflow).get("status", {}).get("nodes", {})
             return node in nodes and nodes[node]["phase"] == "Running"
 
         began = _now()
