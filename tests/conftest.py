@@ -22,6 +22,7 @@ from tests.bed.workflow_controller import WorkflowController
 from tests.contracts.matrix import Matrix
 from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.gcs_server import GcsServer
+from tests.manifest import Trial, deploy, under_restricted
 from tests.program import Program
 
 _numbers = itertools.count(1)
@@ -98,6 +99,19 @@ def workflow_controller(control_plane: ControlPlane, namespace: str, tmp_path: P
 def program(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Program:
     """The program with a kubeconfig whose current context is the test's namespace."""
     return Program(control_plane.kubeconfig(namespace=namespace), tmp_path)
+
+
+@pytest.fixture
+def trial(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> Iterator[Trial]:
+    """The API server's opinion of objects, in a namespace that enforces `restricted`."""
+    with under_restricted(control_plane, cluster, namespace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def deployed(control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path) -> Program:
+    """The program as the manifest's service account, in the test's namespace."""
+    return deploy(control_plane, cluster, namespace, tmp_path)
 
 
 @pytest.fixture

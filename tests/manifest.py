@@ -255,6 +255,14 @@ def environment(cron_job: Object | None = None) -> dict[str, str]:
     return {variable["name"]: variable.get("value", "") for variable in container(cron_job)["env"]}
 
 
+def in_the_bed(program: Program, shape: Shape = SHIPPED) -> dict[str, str]:
+    """The environment of a shape, with what the bed has in place of Google's services."""
+    return environment(shape.cron_job) | {
+        "WATCHER_SINK": "stdout:",
+        "WATCHER_CHECKPOINT": f"file:{program.checkpoint_file}",
+    }
+
+
 def collection(body: Object, namespace: str) -> str:
     return COLLECTIONS[body["kind"]].format(namespace)
 

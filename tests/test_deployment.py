@@ -32,12 +32,11 @@ from tests.manifest import (
     Object,
     Shape,
     Trial,
-    deploy,
     environment,
+    in_the_bed,
     period_of,
     pod,
     shapes,
-    under_restricted,
     wait_for_right,
 )
 from tests.program import Program
@@ -75,17 +74,6 @@ APIS = (
     *("ARTIFACTREGISTRY", "CLOUDRESOURCEMANAGER", "CONTAINER", "IAM", "LOGGING", "MONITORING", "PUBSUB"),
     *("SERVICEUSAGE", "STORAGE"),
 )
-
-
-@pytest.fixture
-def trial(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> Iterator[Trial]:
-    with under_restricted(control_plane, cluster, namespace) as opened:
-        yield opened
-
-
-@pytest.fixture
-def deployed(control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path) -> Program:
-    return deploy(control_plane, cluster, namespace, tmp_path)
 
 
 class Shell:
@@ -230,7 +218,7 @@ class TestShapes:
 
         shell.type(block(README, "kubectl create clusterrole "))
         wait_for_right(cluster, namespace, {"verb": "watch", "group": "argoproj.io", "resource": "workflows"})
-        outcome = deployed.run(environment=in_the_bed(deployed, "all namespaces"))
+        outcome = deployed.run(environment=in_the_bed(deployed, shape_called("all namespaces")))
 
         assert outcome.code == 0, outcome.stderr
         assert id_of(created) in ids(outcome.messages)
@@ -241,7 +229,7 @@ class TestShapes:
     ) -> None:
         """With the README's ConfigMap and Role the second run resumes from the first one's position."""
         cluster.create(namespace, "a")
-        variables = in_the_bed(deployed, "the position in a ConfigMap")
+        variables = in_the_bed(deployed, shape_called("the position in a ConfigMap"))
         variables["WATCHER_CHECKPOINT"] = f"configmap://{namespace}/workflow-watcher"
 
         shell.type(block(README, "kubectl create configmap "))
@@ -366,13 +354,9 @@ def filling() -> list[str]:
     return ["DIGEST=sha256:" + "1" * 64, *found[first : first + 2]]
 
 
-def in_the_bed(program: Program, name: str = "") -> dict[str, str]:
-    """The environment of a shape, with what the bed has in place of Google's services."""
-    (shape,) = [each for each in shapes() if each.name == name] if name else [SHIPPED]
-    return environment(shape.cron_job) | {
-        "WATCHER_SINK": "stdout:",
-        "WATCHER_CHECKPOINT": f"file:{program.checkpoint_file}",
-    }
+def shape_called(name: str) -> Shape:
+    (shape,) = [each for each in shapes() if each.name == name]
+    return shape
 
 
 def right_to_the_config_map(namespace: str) -> dict[str, str]:

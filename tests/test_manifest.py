@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,6 @@ from job.settings import (
 from job.sources.connection import SERVICE_ACCOUNT
 from tests.bed import binaries
 from tests.bed.cluster import Cluster
-from tests.bed.control_plane import ControlPlane
 from tests.manifest import (
     CREATED,
     FILLED_IN,
@@ -50,8 +48,8 @@ from tests.manifest import (
     backfill_job,
     collection,
     container,
-    deploy,
     environment,
+    in_the_bed,
     job,
     objects,
     one,
@@ -60,7 +58,6 @@ from tests.manifest import (
     pod_spec,
     shapes,
     started_by,
-    under_restricted,
     wait_for_right,
 )
 from tests.program import Program
@@ -76,17 +73,6 @@ UNSCORED = {
     "container-resource-requests-equal-limits": "the two above",
 }
 """What kube-score asks for and does not get, and why."""
-
-
-@pytest.fixture
-def trial(control_plane: ControlPlane, cluster: Cluster, namespace: str) -> Iterator[Trial]:
-    with under_restricted(control_plane, cluster, namespace) as opened:
-        yield opened
-
-
-@pytest.fixture
-def deployed(control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path) -> Program:
-    return deploy(control_plane, cluster, namespace, tmp_path)
 
 
 @pytest.fixture
@@ -315,7 +301,7 @@ class TestRights:
         created = cluster.create(namespace, "a")
         resource = "workflows.v1alpha1.argoproj.io"
 
-        outcome = deployed.run(environment=environment_in_the_bed(deployed))
+        outcome = deployed.run(environment=in_the_bed(deployed))
 
         assert (outcome.code, ids(outcome.messages)) == (0, [id_of(created)]), outcome.stderr
         assert deployed.saved.scope == Scope(FILLED_IN["CLUSTER_NAME"], resource, namespace, "", "stdout:")
@@ -323,7 +309,7 @@ class TestRights:
 
     def test_the_role_ends_with_the_namespace(self, deployed: Program) -> None:
         """The manifest's rights do not reach beyond its namespace."""
-        everywhere = environment_in_the_bed(deployed) | {"WATCHER_ALL_NAMESPACES": "true"}
+        everywhere = in_the_bed(deployed) | {"WATCHER_ALL_NAMESPACES": "true"}
 
         outcome = deployed.run(environment=everywhere)
 
@@ -332,7 +318,7 @@ class TestRights:
 
     def test_the_optional_rights_prove_the_cluster(self, identified: Program) -> None:
         """With what is commented out, the checkpoint knows which cluster it is of, and which definition."""
-        outcome = identified.run(environment=environment_in_the_bed(identified))
+        outcome = identified.run(environment=in_the_bed(identified))
 
         assert outcome.code == 0
         assert None not in (identified.saved.identity.cluster, identified.saved.identity.definition)
@@ -466,14 +452,6 @@ class TestEnvironment:
         assert parse_resource(values["WATCHER_RESOURCE"]).group_resource == "workflows.argoproj.io"
         assert parse_address(values["WATCHER_SINK"], "sink", wiring.SINKS).scheme == "pubsub"
         assert parse_address(values["WATCHER_CHECKPOINT"], "checkpoint", wiring.STORES).scheme == "gs"
-
-
-def environment_in_the_bed(program: Program) -> dict[str, str]:
-    """The manifest's environment, with what the bed has in place of Google's services."""
-    return environment() | {
-        "WATCHER_SINK": "stdout:",
-        "WATCHER_CHECKPOINT": f"file:{program.checkpoint_file}",
-    }
 
 
 def reachable() -> set[tuple[str, str, int]]:

@@ -108,12 +108,9 @@ class Node:
         self.plane.stop()
 
     def leave_memory(self, pod_uid: str, container_id: str, spare_bytes: int) -> None:
-        """Let a running container have so much more memory than it has now, and not a byte more."""
-        container_id = container_id.rpartition("/")[2]
+        """Let a running container, without `containerd://`, have so much more memory than it has now, and no more."""
         for hierarchy in _hierarchies():
-            for cgroup in hierarchy.glob(
-                f"{os.environ[_CGROUP_VARIABLE]}/**/pod{pod_uid}/{container_id.rpartition('/')[2]}"
-            ):
+            for cgroup in (hierarchy / os.environ[_CGROUP_VARIABLE]).rglob(f"pod{pod_uid}/{container_id}"):
                 for used, limit in _MEMORY_FILES:
                     if (cgroup / limit).exists():
                         has = int((cgroup / used).read_text())

@@ -42,7 +42,7 @@ OFTEN = timedelta(seconds=0.2)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A Job that is over, as a rule."""
+    """A Job, and what it left behind; but for `is_over`, only of one that is."""
 
     job: Json
     pods: list[Json]
@@ -229,9 +229,9 @@ class Deployment:
         """The names of the Jobs that are there."""
         return {job["metadata"]["name"] for job in self.admin.request("GET", f"{self._path}/jobs")["items"]}
 
-    def ended(self, name: str, within: timedelta = A_RUN) -> Ended:
+    def ended(self, name: str) -> Ended:
         """Wait for the end of a Job."""
-        wait_until(lambda: self.look_at(name).is_over, within, f"{name} to end", every=OFTEN)
+        wait_until(lambda: self.look_at(name).is_over, A_RUN, f"{name} to end", every=OFTEN)
         return self.look_at(name)
 
     def wait_for(self, answer: Json) -> None:

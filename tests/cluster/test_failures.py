@@ -60,7 +60,7 @@ def test_out_of_memory(deployment: Deployment, work: Work, node: Node) -> None:
         deployment.wait_for(work.create("told-before-the-end"))
         (pod,) = deployment.look_at(name).pods
         (container,) = pod["status"]["containerStatuses"]
-        node.leave_memory(pod["metadata"]["uid"], container["containerID"], MEGABYTE)
+        node.leave_memory(pod["metadata"]["uid"], container["containerID"].removeprefix("containerd://"), MEGABYTE)
         for number in range(10):
             work.create(f"large-{number}", size_bytes=MEGABYTE)
         killed = deployment.ended(name)

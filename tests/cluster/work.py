@@ -21,7 +21,7 @@ _LONGEST_S = 800
 
 
 class Work:
-    """What happens in a namespace between `start` and `stop`; the controller is there from `start` on, too."""
+    """What happens in a namespace until it is stopped; a context manager, which brings the controller, too."""
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         self.truth = Truth()
