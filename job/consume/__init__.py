@@ -165,7 +165,8 @@ class Consumer:
                 self._leases.refuse(each.ack_ids)
             room = _MOST_EVENTS - len(self._queue)
         self._pulling = True
-        timeout = min(_PULL, max(self._ends - now, _TICK))
+        # A broker that has not answered yet is judged by a whole pull: a connection may take longer than what is left.
+        timeout = _PULL if self._answered is None else min(_PULL, max(self._ends - now, _TICK))
         threading.Thread(target=self._pull_in_background, args=(now, room, timeout), name="pull", daemon=True).start()
 
     def _pull_in_background(self, began: float, most: int, timeout: float) -> None:

@@ -213,6 +213,13 @@ def test_the_end_waits_for_a_pull_before_it_judges_the_broker(subscription: Memo
         assert run.finish().error is answer
 
 
+def test_a_window_may_be_shorter_than_a_connection_takes(subscription: MemorySubscription) -> None:
+    """A broker is away when it has not answered a whole pull, however short the window is."""
+    subscription.connects_in = 2.0
+
+    assert Run(subscription, FakeCommands(), window=0.5).finish().exit_code is ExitCode.DONE
+
+
 def test_the_end_gives_back_what_waits_and_waits_for_what_runs(subscription: MemorySubscription) -> None:
     """Commands that end in time are heard."""
     first, second = (subscription.publish(message("a", version)) for version in (1, 2))

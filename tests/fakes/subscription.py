@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from job.errors import Unavailable
 from job.ports import Received
 
 _LEASE = 10.0
@@ -26,6 +27,8 @@ class MemorySubscription:
         self._queue: list[Received] = []
         self._leased: dict[str, tuple[Received, float]] = {}
         self._failures: dict[str, list[BaseException]] = {}
+        self.connects_in = 0.0
+        """Seconds; a pull that has less fails as one that no broker has seen."""
         self.before_pull: Callable[[], object] = lambda: None
         self.before_refusal: Callable[[], object] = lambda: None
         """Called before a message is given back."""
@@ -59,6 +62,9 @@ class MemorySubscription:
     def pull(self, most: int, timeout: float) -> Sequence[Received]:
         self.before_pull()
         self._perhaps_fail("pull")
+        if timeout < self.connects_in:
+            message = "no connection in time"
+            raise Unavailable(message)
         with self._changed:
             until = self._clock() + timeout
             while not self._take_back() and self._clock() < until:
