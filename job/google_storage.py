@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing it takes 0.2 s: only runs that need it pay for it
     from google.cloud.storage import Blob, Client
 
 _CONNECT_SECONDS, _READ_SECONDS = 3.0, 10.0
-_SHORTEST_SECONDS = 0.1
+_SHORTEST_SECONDS = 1.0
 # https://cloud.google.com/storage/docs/buckets#naming and https://cloud.google.com/storage/docs/objects#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_NAME = 1024

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.bed.cluster import Cluster
@@ -24,6 +25,10 @@ from tests.fakes.api_proxy import ApiProxy
 from tests.fakes.gcs_server import GcsServer
 from tests.manifest import Trial, deploy, under_restricted
 from tests.program import Program
+
+# Times are never asserted, Hypothesis' own included.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _numbers = itertools.count(1)
 SERVED = pytest.StashKey[Counter[str]]()

@@ -90,7 +90,8 @@ class Consumer:
         self._killing = False
         self._began = self._news_at = clock()
         self._ends = self._began + (window.total_seconds() or _LONGEST)
-        self._pulling = False
+        self._pulling = self._asked = False
+        """Whether a pull is under way, and whether there has been one: a window has at least that."""
         self._pull_at, self._pause = -math.inf, _FIRST_PAUSE
         self._answered: float | None = None
         """When the last pull began that the broker has answered; a window in which it never did has failed."""
@@ -148,7 +149,8 @@ class Consumer:
         if self._away and self._until_empty and now - self._away_since >= _UNREACHABLE:
             raise self._away
         quiet = self._answered is not None and self._answered >= self._news_at and now - self._news_at >= _PULL
-        return now >= self._ends or (self._until_empty and quiet and not self._queue.running)
+        late = self._asked and now >= self._ends
+        return late or (self._until_empty and quiet and not self._queue.running)
 
     def _pull(self) -> None:
         """Ask for more, if there is room; one pull at a time."""
@@ -164,7 +166,7 @@ class Consumer:
             for each in self._queue.give_back(len(self._queue) // 2 + 1, now):
                 self._leases.refuse(each.ack_ids)
             room = _MOST_EVENTS - len(self._queue)
-        self._pulling = True
+        self._pulling = self._asked = True
         # A broker that has not answered yet is judged by a whole pull: a connection may take longer than what is left.
         timeout = _PULL if self._answered is None else min(_PULL, max(self._ends - now, _TICK))
         threading.Thread(target=self._pull_in_background, args=(now, room, timeout), name="pull", daemon=True).start()

@@ -47,7 +47,7 @@ class Client:
     def get(self, path: str, query: Mapping[str, str | int], headers: Mapping[str, str], seconds: float) -> Answer:
         """One GET, one request: any status is returned, its body unread. Raises some of `ERRORS`.
 
-        `seconds` is how long the server may be silent.
+        `seconds` is how long the server may be silent; also while a connection is made, for which it has five at most.
         """
         return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, headers, b"", seconds)
 
@@ -58,7 +58,7 @@ class Client:
     def _ask(self, method: str, path: str, headers: Mapping[str, str], content: bytes, seconds: float) -> Answer:
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n{fields}\r\n".encode("latin-1")
-        connection, open_socket = self._open()
+        connection, open_socket = self._open(seconds)
         try:
             open_socket.settimeout(seconds)
             open_socket.sendall(head + content)
@@ -76,8 +76,8 @@ class Client:
         else:
             connection.close()
 
-    def _open(self) -> tuple[HTTPConnection, socket]:
-        connection = self._waiting() or self._connect()
+    def _open(self, seconds: float) -> tuple[HTTPConnection, socket]:
+        connection = self._waiting() or self._connect(min(CONNECT_SECONDS, seconds))
         assert connection.sock  # it was opened, and not closed  # noqa: S101
         return connection, connection.sock
 
@@ -91,12 +91,12 @@ class Client:
                 connection.close()
         return None
 
-    def _connect(self) -> HTTPConnection:
+    def _connect(self, seconds: float) -> HTTPConnection:
         pool = self._pool
         tls = {name: getattr(pool, name) for name in _OF_THE_POOL} if pool.scheme == "https" else {}
         reached = pool.proxy or pool
         connection: HTTPConnection = pool.ConnectionCls(  # type: ignore[assignment] # it is one of urllib3's two
-            host=reached.host or pool.host, port=reached.port, timeout=CONNECT_SECONDS, **tls, **pool.conn_kw
+            host=reached.host or pool.host, port=reached.port, timeout=seconds, **tls, **pool.conn_kw
         )
         if pool.proxy and pool.scheme == "https":
             connection.set_tunnel(pool.host, pool.port, pool.proxy_headers, scheme=pool.proxy.scheme or "http")

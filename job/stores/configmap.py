@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # importing it takes half a second
 KEY = "checkpoint.json.gz"
 MOST_BYTES = 1_048_576
 """Of all values of a ConfigMap: https://kubernetes.io/docs/concepts/configuration/configmap/."""
-_CONNECT_SECONDS, _READ_SECONDS, _SHORTEST_SECONDS = 3.0, 10.0, 0.1
+_CONNECT_SECONDS, _READ_SECONDS, _SHORTEST_SECONDS = 3.0, 10.0, 1.0
 _LOCATION = re.compile(
     r"//(?P<namespace>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/(?P<name>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)"
 )

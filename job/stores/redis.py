@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing it takes 0.3 s
     from redis import Redis
 
 USERNAME, PASSWORD = "REDIS_USERNAME", "REDIS_PASSWORD"
-_CONNECT_SECONDS, _READ_SECONDS, _SHORTEST_SECONDS = 3.0, 10.0, 0.1
+_CONNECT_SECONDS, _READ_SECONDS, _SHORTEST_SECONDS = 3.0, 10.0, 1.0
 _LOCATION = re.compile(rf"//(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/(?P<database>[0-9]{{1,4}})")
 _PORT = 6379
 _SAVE = """

@@ -33,9 +33,18 @@ def well(_: Event) -> int:
     return 0
 
 
-def faster() -> float:
-    """Seconds pass in a twentieth of their time."""
-    return 20 * time.monotonic()
+class Clock:
+    """Can be put forward, and may be faster than time."""
+
+    def __init__(self, speed: int = 1) -> None:
+        self._speed = speed
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return self._speed * time.monotonic() + self.ahead
+
+
+faster = Clock(20)
 
 
 class FakeCommands:
@@ -186,8 +195,13 @@ def test_wherever_a_person_is_needed_it_ends(method: str, subscription: MemorySu
 def test_a_broker_that_comes_back_is_no_error(subscription: MemorySubscription) -> None:
     """Only one that was never there makes a window fail."""
     subscription.fail("pull", AWAY)
+    subscription.publish(message("a", 1))
+    clock = Clock()
+    run = Run(subscription, FakeCommands(), clock=clock, window=600)
+    wait_until(lambda: subscription.acknowledged != [], SOON, "the broker to have come back")
+    clock.ahead = 600
 
-    assert Run(subscription, FakeCommands(), window=3).finish().exit_code is ExitCode.DONE
+    assert run.finish().exit_code is ExitCode.DONE
 
 
 def test_a_broker_that_is_never_there_is_temporary(subscription: MemorySubscription) -> None:
@@ -220,6 +234,23 @@ def test_a_window_may_be_shorter_than_a_connection_takes(subscription: MemorySub
     assert Run(subscription, FakeCommands(), window=0.5).finish().exit_code is ExitCode.DONE
 
 
+def test_a_window_that_has_passed_before_the_log_in_has_a_pull_all_the_same(subscription: MemorySubscription) -> None:
+    """Else nobody would know that nothing is consumed at all."""
+    clock = Clock()
+
+    def log_in() -> None:
+        clock.ahead += 600
+
+    subscription.before_open = log_in
+    subscription.fail("pull", AWAY)
+    first = Run(subscription, FakeCommands(), window=600, clock=clock).finish()
+    subscription.publish(message("a", 1))
+    second = Run(subscription, FakeCommands(), window=600, clock=clock).finish()
+
+    assert (first.exit_code, first.error) == (ExitCode.TEMPORARY, AWAY)
+    assert (second.exit_code, second.counts.pulled) == (ExitCode.DONE, 1)
+
+
 def test_the_end_gives_back_what_waits_and_waits_for_what_runs(subscription: MemorySubscription) -> None:
     """Commands that end in time are heard."""
     first, second = (subscription.publish(message("a", version)) for version in (1, 2))
@@ -240,7 +271,10 @@ def test_the_end_is_an_end_for_commands_too(ends_at: signal.Signals | None, subs
     """SIGTERM, then SIGKILL; what was told to stop is given back, even if it says that all is well, or nothing."""
     only = subscription.publish(message("a", 1))
     commands = FakeCommands(lambda _: None, ends_at)
-    run = Run(subscription, commands, clock=faster, window=30)
+    clock = Clock(4)
+    run = Run(subscription, commands, clock=clock, window=6000)
+    wait_until(lambda: commands.began == ["uid-a/1"], SOON, "the command to begin")
+    clock.ahead = 6000
 
     summary = run.finish()
     asked = [signal.SIGTERM] if ends_at is signal.SIGTERM else [signal.SIGTERM, signal.SIGKILL]
@@ -291,17 +325,17 @@ def test_without_a_window_one_failed_pull_is_not_a_broker_that_is_away(subscript
     """Though none was made for long, since there was no room while commands took their time."""
     for number in range(300):
         subscription.publish(message(f"w{number}", 1))
-    began = 0
+    began, clock = 0, Clock()
 
     def decide(_: Event) -> int:
         nonlocal began
         began += 1
         if began == 50:
-            time.sleep(1.5)  # thirty seconds, by the clock of this run
+            clock.ahead = 30
             subscription.fail("pull", AWAY)
         return 0
 
-    summary = Run(subscription, FakeCommands(decide), window=0, clock=faster).finish()
+    summary = Run(subscription, FakeCommands(decide), window=0, clock=clock).finish()
 
     assert (summary.exit_code, summary.counts.processed) == (ExitCode.DONE, 300)
 
@@ -346,13 +380,13 @@ def test_a_bug_kills_the_commands_and_is_told(subscription: MemorySubscription) 
 def test_what_is_no_event_is_not_pulled_without_a_pause(subscription: MemorySubscription) -> None:
     """It comes again at once where there is no retry policy; others are processed meanwhile, and it is told once."""
     wrong = subscription.publish({"name": "value"})
-    run = Run(subscription, FakeCommands(), window=3)
+    run = Run(subscription, FakeCommands(), window=10)
     good = subscription.publish(message("a", 1))
 
     summary = run.finish()
     assert (subscription.acknowledged, subscription.left) == ([good], [wrong])
     assert (summary.exit_code, summary.counts.unreadable) == (ExitCode.DONE, 1)
-    assert summary.counts.pulled <= 10
+    assert summary.counts.pulled <= 30
 
 
 def test_more_versions_than_can_be_held_do_not_lock_out_the_one_they_wait_for(

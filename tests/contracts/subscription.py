@@ -8,7 +8,7 @@ from datetime import timedelta
 from job.ports import Received, Subscription
 from tests.bed.waiting import wait_until
 
-SHORT, LONG = 2.0, 10.0
+SHORT, LONG = 4.0, 10.0
 SOON = timedelta(seconds=60)
 Publish = Callable[[Mapping[str, str], bytes], None]
 

@@ -431,7 +431,7 @@ class TestParts:
         """What it has said by then is told, and the other parts are looked at."""
         sink = Hanging()
 
-        found = list(examine(SETTINGS, Ports(ModelSource(cluster), sink, MemoryStore()), Brief(), part_seconds=0.3))
+        found = list(examine(SETTINGS, Ports(ModelSource(cluster), sink, MemoryStore()), Brief(), part_seconds=3.0))
         sink.go_on()
 
         assert [(check.what, check.verdict) for check in found] == [

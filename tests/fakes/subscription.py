@@ -29,6 +29,7 @@ class MemorySubscription:
         self._failures: dict[str, list[BaseException]] = {}
         self.connects_in = 0.0
         """Seconds; a pull that has less fails as one that no broker has seen."""
+        self.before_open: Callable[[], object] = lambda: None
         self.before_pull: Callable[[], object] = lambda: None
         self.before_refusal: Callable[[], object] = lambda: None
         """Called before a message is given back."""
@@ -57,6 +58,7 @@ class MemorySubscription:
             return [each.message_id for each in self._queue]
 
     def open(self) -> None:
+        self.before_open()
         self._perhaps_fail("open")
 
     def pull(self, most: int, timeout: float) -> Sequence[Received]:

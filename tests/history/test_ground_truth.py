@@ -127,7 +127,7 @@ def test_an_api_server_restart_in_mid_run_costs_nothing(
     watched = Watched(program)
     with under_load(cluster, namespace, objects=200, seed=3) as writers:
         watched.run()
-        running = watched.start("300s")
+        running = watched.start("300s", "--recover=100s")  # more than any machine needs
         told = len(watched.messages)
         wait_until(lambda: len(watched.messages) > told + 200, PATIENCE, "the run to be watching")
         control_plane.restart_api()

@@ -114,7 +114,7 @@ def is_cut_from(short: bytes, long: bytes, cuts: int) -> bool:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(objects(), st.booleans())
 def test_two_members_are_dropped_and_nothing_else_is_touched(document: dict[str, Any], ascii_only: bool) -> None:
     """What is left is what a program would print that knows the order of keys and drops the two members."""
@@ -192,7 +192,7 @@ def test_members_before_metadata_are_walked_over(key: str, value: str) -> None:
     assert passed(front + b'"managedFields":[1],"uid":"u"}}') == front + b'"uid":"u"}}'
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(objects(), st.booleans(), st.integers(1, 2**128))
 def test_r8_another_version_is_written_in_and_nothing_else_is_touched(
     document: dict[str, Any], ascii_only: bool, version: int

@@ -22,7 +22,7 @@ from tests.fakes.source import Refusal
 from tests.run import promises
 from tests.run.scene import Scene, reading_back
 
-PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 PLENTY = 10_000
 NAMES = "abc"

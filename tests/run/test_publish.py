@@ -73,7 +73,7 @@ def two_lanes(line: Line) -> tuple[str, str]:
     return "a", next(key for key in "bcdefgh" if line.lane(key) != line.lane("a"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.sampled_from("abcdef"), max_size=60),
     st.integers(1, 5),
@@ -246,7 +246,7 @@ def test_what_a_sink_has_stored_for_certain_is_acknowledged_at_once(line: Line) 
     assert line.ledger.version == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40),
     st.sets(st.integers(1, 40)),
@@ -704,7 +704,7 @@ def test_a_place_for_dead_letters_that_stays_away_needs_a_person(careful: Line, 
     assert careful.ledger.version == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from("abcdef"), min_size=2, max_size=40),
     st.sets(st.integers(2, 40), max_size=10),

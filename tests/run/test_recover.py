@@ -22,7 +22,7 @@ from tests.fakes.source import PODS, ModelCluster, Refusal
 from tests.run import promises
 from tests.run.scene import RECOVER, Scene, Told, at_once, reading_back
 
-PATIENT = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 ARRIVAL = [lambda: None] * 2
 """The first lists of a run whose version has expired: the probe, and the version up to which it reads back."""
 

@@ -274,7 +274,7 @@ def test_the_lives_of_a_real_controller(scene: Scene, recording: str) -> None:
     assert [at for _, to, at in passages(scene.messages) if to and not at] == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(STEPS),
     st.integers(1, 12),

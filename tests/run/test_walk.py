@@ -12,7 +12,7 @@ from job.change import Kind, Object
 from job.ports import Event
 from job.run.walk import NONE, Clues, Inexact, Piece, Span, State, chain, closer, crowded, events, lives, spans
 
-PATIENT = settings(max_examples=400, deadline=None)
+PATIENT = settings(max_examples=400)
 Told = tuple[int, Kind, str]
 """A version, what happened at it, and to which uid."""
 

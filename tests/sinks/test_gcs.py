@@ -40,7 +40,7 @@ from tests.fakes.gcs_server import GcsServer
 BUCKET, PREFIX = "dead", "prod/argo/"
 RIGHTS = {f"storage.objects.{verb}" for verb in ("get", "list", "update", "delete")} | {"storage.buckets.get"}
 """All that are not needed."""
-SHORT = 0.3
+SHORT = 2.0
 """Enough for a fault that is silence. What is answered or cut off may take its time."""
 LARGE = b'"%b"' % (b"x" * 9_000_000)
 """More than goes up in one request."""
@@ -296,9 +296,9 @@ def test_what_was_stored_before_a_failure_counts(
 
 def test_the_time_is_that_of_the_whole_batch(sink: GcsSink, gcs: GcsServer) -> None:
     """The second message has what the first has left of it, which is less than it needs."""
-    gcs.inject(on=writes(), fault=Stall(seconds=2), times=None)
+    gcs.inject(on=writes(), fault=Stall(seconds=4), times=None)
     with pytest.raises(Partly) as partly:
-        sink.publish(0, [message(1), message(2)], 3.5)
+        sink.publish(0, [message(1), message(2)], 7)
 
     assert partly.value.stored == ("uid/1",)
     assert isinstance(partly.value.reason, Unavailable)

@@ -25,7 +25,7 @@ from tests.fakes.publisher_server import ANSWER_LOST, Disconnect, Fault, Publish
 
 TOPIC = "projects/p/topics/changes"
 KEYS = 4
-SHORT = 0.3
+SHORT = 2.0
 SOON = timedelta(seconds=20)
 Code = grpc.StatusCode
 _topics = (f"changes-{number}" for number in itertools.count(1))

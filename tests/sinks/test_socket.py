@@ -32,7 +32,7 @@ from tests.fakes.access import nobody
 from tests.fakes.receiver import Break, Early, Leave, Piecemeal, Receiver, Refuse, Say, Silence, Stop, Verbose
 
 PAGE = Path(__file__).parents[2] / "docs" / "socket.md"
-SHORT = 0.3
+SHORT = 2.0
 SOON = timedelta(seconds=20)
 
 
@@ -183,7 +183,7 @@ def test_a_receiver_that_stops_in_the_middle_has_stored_the_rest(
     """It neither reads nor answers any more: what it has said counts when the time is over."""
     receiver.inject(Stop(after=20))
     with pytest.raises(Partly, match="no answer in time") as partly:
-        sink.publish(0, many, 2 * SHORT)
+        sink.publish(0, many, SHORT)
 
     assert partly.value.stored == tuple(ids(*range(20)))
 

@@ -341,9 +341,9 @@ def test_what_was_stored_before_an_error_counts(moto: Moto, proxy: SqsProxy, fif
 
 def test_the_time_is_that_of_all_requests_of_a_batch(proxy: SqsProxy, fifo: str) -> None:
     """The second has what the first has left of it, which is less than it needs."""
-    proxy.inject(Delay(1.2), times=None)
+    proxy.inject(Delay(5), times=None)
     with pytest.raises(Partly) as partly:
-        sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), 3)
+        sink_to(proxy.queue(fifo)).publish(0, batch(1, 2, 3), 8)
 
     assert [request.ids for request in proxy.requests] == [("uid/1",), ("uid/2",)]
     assert partly.value.stored == tuple(ids(1))

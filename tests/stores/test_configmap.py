@@ -31,7 +31,7 @@ from tests.wire.told import SOON
 
 PAGE = Path(__file__).parents[2] / "docs" / "stores.md"
 NAME = "workflow-watcher"
-SHORT = 0.3
+SHORT = 2.0
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 Connect = Callable[[], Store]
 KEEPER = "watcher2"

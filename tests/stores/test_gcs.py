@@ -41,7 +41,7 @@ BUCKET = "checkpoints"
 NAME = "prod/argo/workflows.argoproj.io.json.gz"
 OBJECTS = {"storage.objects.get", "storage.objects.list", "storage.objects.create", "storage.objects.delete"}
 LEAST = OBJECTS - {"storage.objects.list"}
-SHORT = 0.3
+SHORT = 2.0
 """Enough for a fault that is silence. What is answered or cut off may take its time."""
 _buckets = (f"bucket-{number}" for number in itertools.count(1))
 

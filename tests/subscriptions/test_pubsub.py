@@ -27,7 +27,7 @@ from job.subscriptions.pubsub import PubSubSubscription
 from job.wiring import subscription as wired
 from tests.bed.process import free_port
 from tests.bed.pubsub import PubSub
-from tests.contracts.subscription import SHORT, Publish, SubscriptionContract, pulled
+from tests.contracts.subscription import LONG, SHORT, Publish, SubscriptionContract, pulled
 from tests.fakes.access import nobody
 
 NAME = "projects/p/subscriptions/changes"
@@ -164,7 +164,7 @@ def test_every_status_of_a_pull_says_who_can_mend_it(
     """A person or nobody; one request, and what the service said is told."""
     server.statuses.append(code)
     with pytest.raises(WatcherError, match="said by the service") as raised:
-        subscription.pull(1, SHORT)
+        subscription.pull(1, LONG)
 
     assert type(raised.value) is error
     assert NAME in str(raised.value)

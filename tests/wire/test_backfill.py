@@ -69,7 +69,7 @@ def test_five_thousand_interrupted_and_run_again(
     ran = {message["id"]: message["data"] for message in sink_file.messages}
     saved = in_the_crowd.checkpoint_file.read_bytes()
     sink_file.path.unlink()
-    with in_the_crowd.start("--rate=1500", sink_file.option, command="backfill") as running:
+    with in_the_crowd.start("--rate=300", sink_file.option, command="backfill") as running:
         sink_file.wait_for(lambda messages: len(messages) > 500, "five hundred to be told")
         running.send(number)
         interrupted = running.finish()
@@ -98,7 +98,7 @@ def test_five_thousand_by_a_job(
     """The Job of the manifest's comment, with its variables and rights only, is interrupted, and made again."""
     namespace, wanted = crowded
     deployed = deploy(control_plane, cluster, namespace, tmp_path)
-    command, environment = started_by(backfill_job(WATCHER_RATE="1500"))
+    command, environment = started_by(backfill_job(WATCHER_RATE="300"))
     environment |= {"WATCHER_SINK": f"file:{sink_file.path}", "WATCHER_CHECKPOINT": f"file:{tmp_path}/none.json.gz"}
     with deployed.start(command=command, environment=environment) as running:
         sink_file.wait_for(lambda messages: len(messages) > 500, "five hundred to be told")
@@ -255,7 +255,7 @@ def test_an_api_server_that_comes_back_is_waited_for(
 ) -> None:
     """What was told before it went is not told again."""
     created = {id_of(each) for each in create_many(namespace, SOME)}
-    with proxied.start("--rate=20", sink_file.option, command="backfill") as running:
+    with proxied.start("--rate=5", sink_file.option, command="backfill") as running:
         log = Log(running)
         sink_file.wait_for(bool, "the first to be told")
         proxy.down()
@@ -285,7 +285,7 @@ def test_a_signal_ends_it_while_the_sink_is_away(
 ) -> None:
     """75, in the time of a drain; once the sink is there again, all of it is told."""
     created = {id_of(each) for each in create_many(namespace, SOME)}
-    with program.start("--rate=20", f"--sink={receiver.address}", command="backfill") as running:
+    with program.start("--rate=5", f"--sink={receiver.address}", command="backfill") as running:
         log = Log(running)
         wait_until(lambda: bool(receiver.stored), SOON, "the first to be told")
         receiver.down()

@@ -348,7 +348,7 @@ def test_r14_a_topic_that_refuses_everything_is_to_be_mended(
     before = resumable.saved
     # So large that several go into a request, and by no means all of them.
     created = [cluster.create(namespace, f"w-{number}", size_bytes=100_000) for number in range(30)]
-    resumable.broker.inject(Stall(seconds=1))  # while the first message is under way, the others gather
+    resumable.broker.inject(Stall(seconds=5))  # while the first message is under way, the others gather
     poison = resumable.broker.inject(POISON, times=None, skip=1)
     outcome = resumable.run("--window=0s", sink="pubsub://p/changes?ordering=1")
     prefix = resumable.is_at_the_acknowledged_prefix(before, created)

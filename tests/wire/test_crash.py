@@ -187,9 +187,11 @@ def test_r13_two_first_runs_make_one_checkpoint(
     with proxied.start("--window=60s", proxied.checkpoint, sink_file.option) as running:
         proxy.wait_for(watches())
         sink_file.wait_for_id(created)
+        running.send(signal.SIGSTOP)  # so that it saves after the other
         winner = program.run("--window=0s", program.checkpoint, sink_file.option)
         saved = program.checkpoint_file.read_bytes()
-        running.send(signal.SIGTERM)
+        running.send(signal.SIGTERM)  # waits until it wakes
+        running.send(signal.SIGCONT)
         loser = running.finish(SOON)
 
     assert (winner.code, loser.code, winner.summary["saved"], loser.summary["saved"]) == (0, 0, True, False)

@@ -168,7 +168,7 @@ def test_a_quiet_window_moves_the_checkpoint(
     before = program.saved
     cluster.create_namespace(f"{namespace}-other")
 
-    outcome = program.run("--window=3s", program.checkpoint)
+    outcome = program.run("--window=8s", program.checkpoint)
 
     assert (outcome.code, outcome.messages, outcome.summary["start"]) == (0, [], "resumed")
     assert program.saved.version > before.version
